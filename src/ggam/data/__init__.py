@@ -1,0 +1,1 @@
+"""Data sets: one reader per layout, one `FineGrainedDataset` out."""

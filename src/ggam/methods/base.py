@@ -1,0 +1,176 @@
+"""What every compared system has in common: its output, its loss, its classifier and its contract.
+
+A method is one file with one class. The plain kind (`baseline.py`, `ggam.py`) implements `head`, from
+the feature map to the output, and, if it is trained by more than cross-entropy, `training_loss`. The
+other kinds found in the literature fit the same two methods:
+
+* several losses (DFL, MA-CNN): compute them all in `training_loss`, put their sum in `total` and what
+  is not cross-entropy in `guidance`;
+* a transformed batch (DCL's shuffled patches, Mixup): `training_loss` transforms `images` first;
+* further passes on crops (RA-CNN, NTS, TASN): call `self.backbone` again in `forward` and
+  `training_loss`, and return the combined logits with the first pass's features;
+* stages of training: read `self.epoch`, which the training loop sets.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ggam.attention import Attention
+from ggam.backbones import Backbone
+from ggam.gradcam import gradcam_weights
+from ggam.losses import LossTerms
+
+
+class Output(NamedTuple):
+    """What a model returns for a batch of images."""
+
+    logits: Tensor
+    """y (B, K), before softmax."""
+    features: Tensor
+    """A (B, C, H, W), what Grad-CAM differentiates."""
+    attention: Attention | None
+    """S, T and D, for methods that have them."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to build a model again and feed it, stored beside its weights."""
+
+    method: str
+    backbone: str | None
+    """The name given to `create_model`; None for a module passed by the caller."""
+    stage: int | str | None
+    image_size: int
+    """Height and width in pixels that the model was built for."""
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    """The method's own options."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class Classifier(nn.Sequential):
+    """pool(D) (B, C) → y (B, K): BatchNorm, Linear(C, 512), BatchNorm, ELU, Linear(512, K).
+
+    The paper says «several fully connected layers»; this is the authors' choice. The first BatchNorm
+    matters: D is as small as 1/(HW) of A, and a bare Linear would have to grow as much.
+    """
+
+    def __init__(self, channels: int, num_classes: int, hidden: int = 512) -> None:
+        super().__init__(
+            nn.BatchNorm1d(channels),
+            nn.Linear(channels, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ELU(),
+            nn.Linear(hidden, num_classes),
+        )
+
+    def logit_gradient(self, pooled: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The logits, and the gradient of each image's y_k at its pooled vector, without autograd.
+
+        Holds in eval mode, where BatchNorm is a fixed scale and shift.
+
+        Args:
+            pooled: pool(D) (B, C).
+            classes: k for each image (B,), None for the predicted class.
+
+        Returns:
+            y (B, K) and w (B, C).
+        """
+        norm_in, linear_in, norm_hidden, _, linear_out = self
+        assert isinstance(norm_in, nn.BatchNorm1d) and isinstance(norm_hidden, nn.BatchNorm1d)
+        assert isinstance(linear_in, nn.Linear) and isinstance(linear_out, nn.Linear)
+        hidden = norm_hidden(linear_in(norm_in(pooled)))
+        logits = linear_out(F.elu(hidden))
+        chosen = logits.argmax(dim=1) if classes is None else classes
+        elu_slope = torch.where(hidden > 0, torch.ones_like(hidden), hidden.exp())
+        d_hidden = linear_out.weight[chosen] * elu_slope * _scale(norm_hidden)
+        return logits, (d_hidden @ linear_in.weight) * _scale(norm_in)
+
+
+class FineGrainedModel(nn.Module):
+    """A backbone, a head, and a way to train them: the contract of all methods.
+
+    Args:
+        backbone: images → A.
+        config: how the model was made.
+
+    Attributes:
+        epoch: the epoch being trained, from 0; set by the training loop.
+        diagnostics: scalars of the last `training_loss`, detached, for the training log.
+    """
+
+    def __init__(self, backbone: Backbone, config: ModelConfig) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = config
+        self.epoch = 0
+        self.diagnostics: dict[str, Tensor] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.config.class_names)
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (B, 3, h, w), normalised → logits, features and attention.
+
+        Only the backbone runs in half precision under autocast: the head is small, and its gradient
+        is what Grad-CAM reads.
+        """
+        return self._head_in_float32(self.backbone(images))
+
+    def head(self, features: Tensor) -> Output:
+        """A (B, C, H, W) → logits, features and attention; all that lies between A and y."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement head()")
+
+    def training_loss(self, images: Tensor, targets: Tensor) -> LossTerms:
+        """The loss of one batch: images (B, 3, h, w), labels (B,). Here: mean cross-entropy."""
+        output = self(images)
+        self.diagnostics = {"accuracy": accuracy(output.logits, targets)}
+        classification = F.cross_entropy(output.logits, targets)
+        return LossTerms(classification, classification, torch.zeros_like(classification))
+
+    def gradcam(self, features: Tensor, classes: Tensor | None = None) -> tuple[Output, Tensor]:
+        """The output of the head, and β (B, C) of Eq. (4), whatever the gradient mode around it.
+
+        By autograd through the head, which works for every method; a method whose head has a closed
+        form overrides it.
+
+        Args:
+            features: A (B, C, H, W).
+            classes: k for each image (B,), None for the predicted class.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = features.detach().clone().requires_grad_()
+            output = self._head_in_float32(leaf)
+            beta = gradcam_weights(output.logits, output.features, classes)
+        attention = output.attention and Attention(*(part.detach() for part in output.attention))
+        return Output(output.logits.detach(), output.features.detach(), attention), beta
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """The parameters that start from pre-trained weights, and learn at the backbone's rate."""
+        return list(self.backbone.parameters())
+
+    def _head_in_float32(self, features: Tensor) -> Output:
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float() if features.dtype.itemsize < 4 else features)
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of images whose largest logit is that of the label, a scalar between 0 and 1."""
+    return (logits.detach().argmax(dim=1) == targets).float().mean()
+
+
+def _scale(norm: nn.BatchNorm1d) -> Tensor:
+    """What BatchNorm multiplies by in eval mode."""
+    assert norm.running_var is not None
+    return norm.weight * torch.rsqrt(norm.running_var + norm.eps)

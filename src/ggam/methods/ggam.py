@@ -1,0 +1,210 @@
+"""GGAM: channel-spatial attention, supervised by Grad-CAM (the paper's method, Fig. 1 and 2)."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, cast, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ggam.attention import ChannelSpatialAttention, SpatialNorm
+from ggam.backbones import Backbone
+from ggam.gradcam import Pool, closed_form_weights, gradcam_weights
+from ggam.losses import (
+    Divergence,
+    GGAMLoss,
+    LossTerms,
+    Target,
+    guidance_target,
+    normalized_entropy,
+)
+from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, accuracy
+
+Preset = Literal["default", "paper", "released"]
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "default": {
+        "descriptor_norm": True,
+        "spatial_norm": "ratio",
+        "pool": "average",
+        "gradient_at": "features",
+        "classes": "predicted",
+        "target": "standardized",
+        "divergence": "symmetric",
+        "guidance_weight": 1.0,
+    },
+    "paper": {
+        "descriptor_norm": False,
+        "spatial_norm": "ratio",
+        "pool": "average",
+        "gradient_at": "features",
+        "classes": "predicted",
+        "target": "sigmoid",
+        "divergence": "symmetric",
+        "guidance_weight": 1.0,
+    },
+    "released": {
+        "descriptor_norm": False,
+        "spatial_norm": "sigmoid",
+        "pool": "max",
+        "gradient_at": "attended",
+        "classes": "predicted",
+        "target": "softmax",
+        "divergence": "one-way",
+        "guidance_weight": 1.0,
+    },
+}
+"""The readings of the paper: ours, the paper's own, and the authors' scripts' (docs/equations.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGAMOptions:
+    """The options of the method; None takes the preset's value.
+
+    Raises:
+        ValueError: for a value that is not one of a field's choices, or out of range.
+    """
+
+    preset: Preset = "default"
+    """Which reading of the paper fills the options left unset: ours, the paper's or the scripts'."""
+    channel: bool = True
+    """Let the channel attention S weigh the features (Table 3, column 2)."""
+    spatial: bool = True
+    """Let the spatial attention T weigh the features (Table 3, column 1)."""
+    guidance: bool = True
+    """Supervise S with Grad-CAM (Table 3, column 3)."""
+    guidance_weight: float | None = None
+    """λ of Eq. (6), the weight of the guidance (1 in every preset)."""
+    warmup: int = 0
+    """Epochs before the guidance starts."""
+    target: Target | None = None
+    """How the Grad-CAM weights become the target of S."""
+    divergence: Divergence | None = None
+    """Eq. (5) averaged over the batch, or the scripts' KL(S‖target) summed over it."""
+    classes: Literal["predicted", "label"] | None = None
+    """Whose logit Grad-CAM differentiates in training: the predicted class's or the label's."""
+    gradient_at: Literal["features", "attended"] | None = None
+    """Where Grad-CAM's gradient is taken for the guidance: at A, or at the attended map D."""
+    spatial_norm: SpatialNorm | None = None
+    """How T is normalised: Eq. (3), a softmax over space, or a sigmoid."""
+    descriptor_norm: bool | None = None
+    """Standardise the pooled features before the attention's first layer."""
+    pool: Pool | None = None
+    """How D is pooled for the classifier."""
+    reduction: int = 16
+    """r, how many times narrower the attention's hidden layer is."""
+
+    def __post_init__(self) -> None:
+        """Fill what is unset from the preset, and refuse what makes no sense."""
+        _require_choice("preset", self.preset, get_args(Preset))
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name, choices in _CHOICES.items():
+            _require_choice(name, getattr(self, name), choices)
+        if self.warmup < 0 or self.reduction < 1 or not cast(float, self.guidance_weight) >= 0:
+            raise ValueError(
+                f"warmup={self.warmup}, reduction={self.reduction}, guidance_weight={self.guidance_weight}: "
+                "expected warmup ≥ 0, reduction ≥ 1, guidance_weight ≥ 0"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options, resolved."""
+        return asdict(self)
+
+
+class GGAM(FineGrainedModel):
+    """A → S, T → D → y, with S supervised by β (Eq. 1-6)."""
+
+    Options = GGAMOptions
+
+    def __init__(self, backbone: Backbone, config: ModelConfig, options: GGAMOptions) -> None:
+        super().__init__(backbone, config)
+        self.options = options
+        self.attention = ChannelSpatialAttention(
+            backbone.channels,
+            reduction=options.reduction,
+            channel=options.channel,
+            spatial=options.spatial,
+            spatial_norm=cast(SpatialNorm, options.spatial_norm),
+            descriptor_norm=bool(options.descriptor_norm),
+        )
+        # S is computed in any case, but nothing may train it: a row of Table 3 without channel
+        # attention and without guidance. DDP would wait for a gradient that never comes.
+        self.attention.requires_grad_(options.channel or options.guidance)
+        self.classifier = Classifier(backbone.channels, self.num_classes)
+        self.loss = GGAMLoss(
+            cast(float, options.guidance_weight),
+            target=cast(Target, options.target),
+            divergence=cast(Divergence, options.divergence),
+        )
+
+    def head(self, features: Tensor) -> Output:
+        """A (B, C, H, W) → logits and attention: y = classifier(pool(D))."""
+        attention = self.attention(features)
+        return Output(self.classifier(self._pool(attention.features)), features, attention)
+
+    def training_loss(self, images: Tensor, targets: Tensor) -> LossTerms:
+        """Eq. (6) for one batch: images (B, 3, h, w), labels (B,).
+
+        In train mode BatchNorm in the classifier lets the images of a batch influence one another's
+        β a little; the paper does not say otherwise, and it is left so.
+        """
+        output = self(images)
+        attention = output.attention
+        at = output.features if self.options.gradient_at == "features" else attention.features
+        classes = targets if self.options.classes == "label" else None
+
+        beta = gradcam_weights(output.logits, at, classes)
+        terms = self.loss(output.logits, targets, attention.channel, beta)
+        if not self.options.guidance or self.epoch < self.options.warmup:
+            # β and the divergence are still measured, so that rows of Table 3 can be compared.
+            terms = LossTerms(terms.classification, terms.classification, terms.guidance.detach())
+
+        self.diagnostics = {
+            "accuracy": accuracy(output.logits, targets),
+            "channel_entropy": normalized_entropy(attention.channel.detach()).mean(),
+            "target_entropy": normalized_entropy(guidance_target(beta, self.loss.target)).mean(),
+        }
+        return terms
+
+    def gradcam(self, features: Tensor, classes: Tensor | None = None) -> tuple[Output, Tensor]:
+        """Eq. (4) at A in closed form in eval mode; by autograd where BatchNorm is training."""
+        if self.training:
+            return super().gradcam(features, classes)
+        attention = self.attention(features)
+        logits, gradient = self.classifier.logit_gradient(self._pool(attention.features), classes)
+        beta = closed_form_weights(
+            features,
+            gradient,
+            pool=cast(Pool, self.options.pool),
+            channel=attention.channel if self.options.channel else None,
+            spatial=attention.spatial if self.options.spatial else None,
+            spatial_norm=self.attention.spatial_norm,
+            reduce=self.attention.reduce.weight,
+            expand=self.attention.expand.weight,
+            descriptor_norm=self.attention.descriptor_norm,
+        )
+        return Output(logits, features, attention), beta
+
+    def _pool(self, attended: Tensor) -> Tensor:
+        if self.options.pool == "max":
+            return F.adaptive_max_pool2d(attended, 1).flatten(1)
+        return attended.mean(dim=(2, 3))
+
+
+def _choices() -> dict[str, tuple[Any, ...]]:
+    """The allowed values of each option that has a closed list of them."""
+    choices = {}
+    for option in fields(GGAMOptions):
+        literal = next((part for part in get_args(option.type) if get_args(part)), None)
+        if literal is not None:
+            choices[option.name] = get_args(literal)
+    return choices
+
+
+def _require_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(str, choices))}")
+
+
+_CHOICES = _choices()
