@@ -28,8 +28,7 @@ class _SchemaFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname == _NEEDS_SCHEMAS:
-            sys.meta_path.remove(self)
+        if fullname == _NEEDS_SCHEMAS and not _libraries:
             _declare_missing_schemas()
         return None
 

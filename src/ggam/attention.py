@@ -5,16 +5,15 @@ channel attention, B = S ⊙ A the weighted map, T (B, 1, H, W) the spatial atte
 D (B, C, H, W) the attended map. Everything is computed in float32 under autocast.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SpatialNorm = Literal["ratio", "softmax", "sigmoid"]
+from ggam._precision import EMPTY_MASS, autocast_off, widen
 
-EMPTY_MASS = 1e-12
-"""A map whose values add up to no more than this counts as all zero (`spatial_weights`)."""
+SpatialNorm = Literal["ratio", "softmax", "sigmoid"]
 
 
 class Attention(NamedTuple):
@@ -44,8 +43,8 @@ def channel_weights(
     Returns:
         S (B, C), positive, sums to 1 over C.
     """
-    with _float32(features):
-        descriptor = _widen(features).mean(dim=(2, 3))
+    with autocast_off(features):
+        descriptor = widen(features).mean(dim=(2, 3))
         if descriptor_norm:
             descriptor = F.layer_norm(descriptor, descriptor.shape[1:])
         return F.linear(F.relu(F.linear(descriptor, reduce)), expand).softmax(dim=1)
@@ -63,14 +62,17 @@ def spatial_weights(weighted: Tensor, *, norm: SpatialNorm = "ratio") -> Tensor:
 
     Returns:
         T (B, 1, H, W).
+
+    Raises:
+        ValueError: for an unknown norm.
     """
-    weighted = _widen(weighted)
+    _require_norm(norm)
+    weighted = widen(weighted)
     if norm == "softmax":
-        return weighted.sum(dim=1, keepdim=True).flatten(2).softmax(dim=2).view_as(weighted[:, :1])
+        saliency = weighted.sum(dim=1, keepdim=True)
+        return saliency.flatten(1).softmax(dim=1).view_as(saliency)
     if norm == "sigmoid":
         return weighted.sum(dim=1, keepdim=True).sigmoid()
-    if norm != "ratio":
-        raise ValueError(f"spatial norm {norm!r}: expected ratio, softmax or sigmoid")
     saliency = weighted.clamp(min=0).sum(dim=1, keepdim=True)
     mass = saliency.sum(dim=(2, 3), keepdim=True)
     empty = mass <= EMPTY_MASS
@@ -123,8 +125,7 @@ class ChannelSpatialAttention(nn.Module):
         super().__init__()
         if channels < 1 or reduction < 1:
             raise ValueError(f"channels={channels}, reduction={reduction}: both must be at least 1")
-        if spatial_norm not in ("ratio", "softmax", "sigmoid"):
-            raise ValueError(f"spatial_norm={spatial_norm!r}: expected ratio, softmax or sigmoid")
+        _require_norm(spatial_norm)
         hidden = max(1, channels // reduction)
         self.reduce = nn.Linear(channels, hidden, bias=False)
         self.expand = nn.Linear(hidden, channels, bias=False)
@@ -145,7 +146,7 @@ class ChannelSpatialAttention(nn.Module):
                 f"features of shape {tuple(features.shape)}: expected (B, {channels}, H, W); "
                 "channels-last features need .permute(0, 3, 1, 2)"
             )
-        features = _widen(features)
+        features = widen(features)
         channel = channel_weights(
             features, self.reduce.weight, self.expand.weight, descriptor_norm=self.descriptor_norm
         )
@@ -162,11 +163,6 @@ class ChannelSpatialAttention(nn.Module):
         )
 
 
-def _float32(tensor: Tensor) -> torch.autocast:
-    """Autocast off: the products of these small matrices stay in the precision of their input."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+def _require_norm(norm: str) -> None:
+    if norm not in get_args(SpatialNorm):
+        raise ValueError(f"spatial norm {norm!r}: expected one of {', '.join(get_args(SpatialNorm))}")

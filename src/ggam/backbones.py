@@ -1,10 +1,9 @@
-"""Backbones: timm models, torchvision models and any `nn.Module`, all images (B, 3, h, w) → A (B, C, H, W)."""
+"""Backbones: timm models, torchvision models, any `nn.Module`; images (B, 3, h, w) → A (B, C, H, W)."""
 
-import socket
-import urllib.parse
-import urllib.request
+import sys
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,15 @@ import timm
 import torch
 import torchvision
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ggam.weights import BackboneError, in_torch_cache, misfits, read_state, require_download
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TORCHVISION_PREFIX = "torchvision/"
 _TORCHVISION_TAIL = {"avgpool", "classifier", "fc", "head", "heads", "flatten"}
-_CONNECT_SECONDS = 3.0
-
-
-class BackboneError(ValueError):
-    """A backbone that cannot be built, or whose output is not a (B, C, H, W) map."""
+_TORCHVISION_INCEPTIONS = ("googlenet", "inception_v3")
 
 
 class Backbone(nn.Module):
@@ -33,8 +29,8 @@ class Backbone(nn.Module):
     Attributes:
         body: the wrapped network.
         channels: C.
-        mean: what the images are normalised with, per channel.
-        std: likewise.
+        mean: what is subtracted from the images, scaled to 0…1, per channel.
+        std: what they are then divided by.
     """
 
     def __init__(
@@ -66,14 +62,14 @@ class Backbone(nn.Module):
 class _TimmStage(nn.Module):
     """One stage of a timm model as an NCHW map, through `forward_intermediates`."""
 
-    def __init__(self, model: nn.Module, index: int, norm: bool) -> None:
+    def __init__(self, model: Any, index: int, norm: bool) -> None:
         super().__init__()
         self.model = model
         self.index = index
         self.norm = norm
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model.forward_intermediates(  # pyright: ignore[reportCallIssue]
+        return self.model.forward_intermediates(
             images, indices=[self.index], norm=self.norm, output_fmt="NCHW", intermediates_only=True
         )[0]
 
@@ -88,13 +84,16 @@ def create_backbone(
 ) -> Backbone:
     """Build a backbone that ends at one feature map.
 
+    The result is tried on one blank picture, so that what does not work fails here.
+
     Args:
         backbone: a timm name (`resnet50`), `torchvision/NAME`, or a module that maps images
             (B, 3, h, w) to (B, C, H, W).
         pretrained: load the ImageNet weights that timm or torchvision publish (downloaded on first
             use). Ignored for a module and where `weights` is given.
         weights: a file to load instead: safetensors, or a state dict that `torch.load` reads with
-            `weights_only=True`. A classifier in it is dropped; any other mismatch is an error.
+            `weights_only=True`. Layers that are cut off, such as the classifier, may be in it;
+            any other mismatch is an error.
         stage: which map to take; None is the last. For timm an index into the model's stages
             (-2: the last but one), for torchvision the name of a submodule (`layer3`,
             `features.10`). Layers behind it are removed.
@@ -109,46 +108,75 @@ def create_backbone(
             raise BackboneError(
                 "weights and stage belong to named backbones: load and cut your module before passing it"
             )
-        return _wrap_module(backbone, image_size)
-    published = pretrained and weights is None
+        return _wrap(backbone, image_size, IMAGENET_MEAN, IMAGENET_STD)
+    file = None if weights is None else Path(weights)
+    published = pretrained and file is None
     if backbone.startswith(TORCHVISION_PREFIX):
-        built, removed = _torchvision_backbone(backbone, published, stage)
-    else:
-        built, removed = _timm_backbone(backbone, published, stage, image_size)
-    if weights is not None:
-        _load_weights(built, Path(weights), removed)
-    if backbone.startswith(TORCHVISION_PREFIX):
-        built = _wrap_module(built, image_size)
-    assert isinstance(built, Backbone)
-    return built
+        return _torchvision_backbone(backbone, published, file, stage, image_size)
+    return _timm_backbone(backbone, published, file, stage, image_size)
 
 
 def _timm_backbone(
-    name: str, published: bool, stage: int | str | None, image_size: int
-) -> tuple[Backbone, set[str]]:
-    """The cut model, and the state-dict keys of the full model that the cut removed."""
+    name: str, published: bool, file: Path | None, stage: int | str | None, image_size: int
+) -> Backbone:
     if not timm.is_model(name):
-        close = get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
-        raise BackboneError(f"backbone {name!r}: timm has no such model; {hint}")
-    config = timm.get_pretrained_cfg(name)
-    options: dict[str, Any] = {"img_size": image_size} if config and config.fixed_input_size else {}
-    if published:
-        _require_timm_weights(name, config)
+        raise BackboneError(
+            f"backbone {name!r}: timm has no such model; {_did_you_mean(name, timm.list_models())}"
+        )
+    known = timm.get_pretrained_cfg(name)
+    options: dict[str, Any] = {"img_size": image_size} if known and known.fixed_input_size else {}
+    source = _timm_source(name, known) if published else {}
     try:
-        model = timm.create_model(name, pretrained=published, **options)
+        model: Any = timm.create_model(name, pretrained=published, **options, **source)
     except (RuntimeError, AssertionError, OSError) as error:
-        raise BackboneError(f"backbone {name!r} at {image_size} pixels: {error}") from error
+        raise BackboneError(f"backbone {name!r} at {image_size} pixels: {_one_line(error)}") from error
     if not hasattr(model, "forward_intermediates"):
         raise BackboneError(f"backbone {name!r}: timm cannot read its stages as maps; choose another")
-    stages = model.feature_info
-    index = _stage_index(name, stage, len(stages))
-    last = index == len(stages) - 1
+    index = _stage_index(name, stage, len(model.feature_info))
+    last = index == len(model.feature_info) - 1
     full = set(model.state_dict())
     model.prune_intermediate_layers([index], prune_norm=not last, prune_head=True)
+    if file is not None:
+        removed = full - set(model.state_dict())
+        state = read_state(file)
+        if misfits(model, state, removed):
+            state = _adapted(timm.create_model(name, **options), state)
+        _load(model, state, removed, file)
     mean, std = tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
-    body = _TimmStage(model, index, norm=last)
-    return Backbone(body, stages[index]["num_chs"], mean=mean, std=std), full - set(model.state_dict())
+    return _wrap(_TimmStage(model, index, norm=last), image_size, mean, std)
+
+
+def _timm_source(name: str, known: Any) -> dict[str, Any]:
+    """Where timm is to take its published weights from: its own choice, or a file that is here already.
+
+    Given a downloaded file, timm need not ask the network whether it is the newest.
+    """
+    if known is None or not known.has_weights:
+        raise BackboneError(
+            f"backbone {name!r}: timm has no pre-trained weights for it; train from scratch with "
+            "--no-pretrained, or pass a file with --weights"
+        )
+    if not known.hf_hub_id:
+        if not in_torch_cache(known.url):
+            require_download(name, known.url)
+        return {}
+    for file in (known.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(known.hf_hub_id, file) if file else None
+        if isinstance(cached, str):
+            return {"pretrained_cfg_overlay": {"file": cached}}
+    require_download(name, constants.ENDPOINT)
+    return {}
+
+
+def _adapted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict through timm's own conversion for this family: older names, other image sizes."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return convert(dict(state), model)
+    except Exception:  # made for known files only; the caller says what does not fit
+        return state
 
 
 def _stage_index(name: str, stage: int | str | None, count: int) -> int:
@@ -161,28 +189,44 @@ def _stage_index(name: str, stage: int | str | None, count: int) -> int:
 
 
 def _torchvision_backbone(
-    name: str, published: bool, stage: int | str | None
-) -> tuple[nn.Sequential, set[str]]:
-    known = torchvision.models.list_models(module=torchvision.models)
+    name: str, published: bool, file: Path | None, stage: int | str | None, image_size: int
+) -> Backbone:
+    zoo = torchvision.models.list_models(module=torchvision.models)
     short = name.removeprefix(TORCHVISION_PREFIX)
-    if short not in known:
-        close = [TORCHVISION_PREFIX + match for match in get_close_matches(short, known, n=3)]
-        hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models.list_models()"
-        raise BackboneError(f"backbone {name!r}: torchvision has no such model; {hint}")
+    if short not in zoo:
+        names = [TORCHVISION_PREFIX + each for each in zoo]
+        raise BackboneError(f"backbone {name!r}: torchvision has no such model; {_did_you_mean(name, names)}")
     if published:
-        _require_torchvision_weights(short)
-    model = torchvision.models.get_model(short, weights="DEFAULT" if published else None)
-    if getattr(model, "aux_logits", False) or short in ("googlenet", "inception_v3"):
-        model.aux_logits, model.AuxLogits, model.aux1, model.aux2 = False, None, None, None
-    trunk = OrderedDict()
-    for child, module in model.named_children():
-        if child in _TORCHVISION_TAIL:
+        url = torchvision.models.get_model_weights(short)["DEFAULT"].url
+        if not in_torch_cache(url):
+            require_download(name, url)
+    inception = short in _TORCHVISION_INCEPTIONS
+    # Without weights, the inceptions warn unless they are told how to initialise.
+    options = {"init_weights": True} if inception and not published else {}
+    try:
+        model = torchvision.models.get_model(short, weights="DEFAULT" if published else None, **options)
+    except OSError as error:
+        raise BackboneError(f"backbone {name!r}: {_one_line(error)}") from error
+    trunk = _torchvision_trunk(short, model)
+    cut = nn.Sequential(trunk if stage is None else _cut(trunk, name, stage))
+    if file is not None:
+        _load(cut, read_state(file), set(model.state_dict()) - set(cut.state_dict()), file)
+    # Their forward turns ImageNet's normalisation into this one, before the first layer.
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if inception else (IMAGENET_MEAN, IMAGENET_STD)
+    return _wrap(cut, image_size, mean, std)
+
+
+def _torchvision_trunk(short: str, model: nn.Module) -> "OrderedDict[str, nn.Module]":
+    """The layers up to the last feature map, as the model's own forward applies them."""
+    trunk: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, module in model.named_children():
+        if name in _TORCHVISION_TAIL:
             break
-        trunk[child] = module
-    if stage is not None:
-        trunk = _cut(trunk, name, stage)
-    cut = nn.Sequential(trunk)
-    return cut, set(model.state_dict()) - set(cut.state_dict())
+        if not name.lower().startswith("aux"):  # the inceptions' training-time classifiers
+            trunk[name] = nn.Sequential(*module) if isinstance(module, nn.ModuleList) else module
+    if short.startswith("densenet"):
+        trunk["relu"] = nn.ReLU()  # a function in its forward, not a module
+    return trunk
 
 
 def _cut(trunk: Mapping[str, nn.Module], name: str, stage: int | str) -> "OrderedDict[str, nn.Module]":
@@ -198,43 +242,41 @@ def _cut(trunk: Mapping[str, nn.Module], name: str, stage: int | str) -> "Ordere
         if child == head:
             break
     if rest:
-        kept[head] = nn.Sequential(_cut(dict(kept[head].named_children()), f"{name} {head}", rest))
+        block = kept[head]
+        if not isinstance(block, nn.Sequential):
+            raise BackboneError(
+                f"stage {stage!r} of {name!r}: {head} is no plain sequence of layers and cannot be cut inside"
+            )
+        kept[head] = nn.Sequential(_cut(dict(block.named_children()), f"{name} {head}", rest))
     return kept
 
 
-def _wrap_module(module: nn.Module, image_size: int) -> Backbone:
+def _wrap(module: nn.Module, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Backbone:
     """Find C by one forward pass of a blank picture, and refuse what is not a channels-first map."""
     parameter = next(module.parameters(), torch.zeros(()))
-    modes = {child: child.training for child in module.modules()}
     blank = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
-    module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(module):
             features = module(blank)
-            _require_channels_first(module, features, blank)
-    except BackboneError:
-        raise
+            channels_first = _is_channels_first(module, features, blank)
     except Exception as error:  # whatever a foreign network says of a picture it cannot take
-        reason = " ".join(str(error).split())[:200]
-        raise BackboneError(f"the backbone cannot read a {image_size}-pixel picture: {reason}") from error
-    finally:
-        for child, training in modes.items():
-            child.training = training
-    return Backbone(module, features.shape[1])
-
-
-def _require_channels_first(module: nn.Module, features: Any, blank: Tensor) -> None:
-    if not isinstance(features, Tensor) or features.ndim != 4:
+        raise BackboneError(
+            f"the backbone cannot read a {image_size}-pixel picture: {_one_line(error)}"
+        ) from error
+    if not channels_first:
         raise BackboneError(_layout_complaint(features, None))
+    return Backbone(module, features.shape[1], mean=mean, std=std)
+
+
+def _is_channels_first(module: nn.Module, features: Any, blank: Tensor) -> bool:
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        return False
     _, first, second, third = features.shape
-    if second == third and first != second:
-        return
     if first == second == third:
         # Only a picture of another width tells which axis is which.
         wide = module(torch.cat([blank, blank], dim=3))
-        if wide.shape[1] == first and wide.shape[3] != third:
-            return
-    raise BackboneError(_layout_complaint(features, None))
+        return wide.shape[1] == first and wide.shape[3] != third
+    return second == third
 
 
 def _layout_complaint(features: Any, channels: int | None) -> str:
@@ -246,96 +288,31 @@ def _layout_complaint(features: Any, channels: int | None) -> str:
     )
 
 
-def _load_weights(model: nn.Module, file: Path, removed: Collection[str]) -> None:
-    """Load a file strictly, but for the keys of layers that were cut off."""
-    state = _read_state(file)
-    prefix = "body.model." if isinstance(model, Backbone) else ""
-    wanted = {key.removeprefix(prefix): value for key, value in model.state_dict().items()}
-    unexpected = sorted(set(state) - set(wanted) - set(removed))
-    missing = sorted(key for key in set(wanted) - set(state) if not key.endswith("num_batches_tracked"))
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in sorted(set(state) & set(wanted))
-        if state[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{what}: {', '.join(keys[:8])}{f' and {len(keys) - 8} more' if len(keys) > 8 else ''}"
-        for what, keys in (("missing keys", missing), ("unknown keys", unexpected), ("other shapes", shapes))
-        if keys
-    ]
+def _load(model: nn.Module, state: Mapping[str, Tensor], removed: set[str], file: Path) -> None:
+    """Load strictly, but for the keys of layers that were cut off."""
+    problems = misfits(model, state, removed)
     if problems:
-        raise BackboneError(f"weights {file} do not fit this backbone: {'; '.join(problems)}")
-    model.load_state_dict({prefix + key: state[key] for key in wanted if key in state}, strict=False)
+        raise BackboneError(f"weights {file} do not fit this backbone: {problems}")
+    wanted = set(model.state_dict())
+    model.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
 
 
-def _read_state(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise BackboneError(f"weights {file}: no such file; expected .safetensors or a torch state dict")
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Every module in eval mode inside the block, and in its own mode again after it."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
     try:
-        if file.suffix == ".safetensors":
-            state: Any = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has errors of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackboneError(
-            f"weights {file} cannot be read ({reason}): expected .safetensors or a state dict of tensors"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BackboneError(f"weights {file}: expected a state dict, names to tensors")
-    return {_plain_key(key): value for key, value in state.items()}
+        yield
+    finally:
+        for child in training:
+            child.training = True
 
 
-def _plain_key(key: str) -> str:
-    """A parameter's name without what DataParallel and torch.compile put around it."""
-    return key.replace("_orig_mod.", "").removeprefix("module.")
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else "no name is close to it"
 
 
-def _require_timm_weights(name: str, config: Any) -> None:
-    if config is None or not config.has_weights:
-        raise BackboneError(
-            f"backbone {name!r}: timm has no pre-trained weights for it; pass pretrained=False"
-        )
-    if config.hf_hub_id:
-        cached = any(
-            isinstance(try_to_load_from_cache(config.hf_hub_id, file), str)
-            for file in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
-            if file
-        )
-        address = constants.ENDPOINT
-    else:
-        cached = _in_torch_cache(config.url)
-        address = config.url
-    if not cached:
-        _require_network(name, address)
-
-
-def _require_torchvision_weights(short: str) -> None:
-    url = torchvision.models.get_model_weights(short)["DEFAULT"].url
-    if not _in_torch_cache(url):
-        _require_network(TORCHVISION_PREFIX + short, url)
-
-
-def _in_torch_cache(url: str) -> bool:
-    return Path(torch.hub.get_dir(), "checkpoints", Path(urllib.parse.urlparse(url).path).name).is_file()
-
-
-def _require_network(name: str, address: str) -> None:
-    """Fail at once, instead of after a minute of retries, where nothing can be downloaded."""
-    host = urllib.parse.urlparse(address).hostname or ""
-    advice = "pass a file with --weights, or train from scratch with --no-pretrained"
-    if constants.HF_HUB_OFFLINE:
-        raise BackboneError(
-            f"pre-trained weights of {name!r} are not on this machine and it is offline: {advice}"
-        )
-    if urllib.request.getproxies():
-        return
-    try:
-        socket.create_connection((host, 443), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise BackboneError(
-            f"pre-trained weights of {name!r} are not on this machine and {host} cannot be reached: {advice}"
-        ) from error
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

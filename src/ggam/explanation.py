@@ -1,14 +1,13 @@
 """Explanations: the Grad-CAM map of each image, at the price of a forward pass."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ggam.attention import Attention
-from ggam.gradcam import gradcam_map
+from ggam.backbones import eval_mode
+from ggam.gradcam import checked_classes, gradcam_map
 from ggam.methods.base import FineGrainedModel
 
 
@@ -49,32 +48,9 @@ def explain(model: FineGrainedModel, images: Tensor, classes: Tensor | None = No
         raise ValueError(f"images of shape {tuple(images.shape)}: expected (B, 3, h, w)")
     device = next(model.parameters()).device
     if classes is not None:
-        classes = _checked(classes, len(images), model.num_classes).to(device)
+        classes = checked_classes(classes, len(images), model.num_classes).to(device)
     with torch.inference_mode(False), torch.no_grad(), eval_mode(model):
-        features = model.backbone(images.to(device))
-        features = features.float() if features.dtype.itemsize < 4 else features
-        with torch.autocast(device.type, enabled=False):
-            output, weights = model.gradcam(features, classes)
-            maps = gradcam_map(output.features, weights)
+        output, weights = model.gradcam(model.backbone(images.to(device)), classes)
+        maps = gradcam_map(output.features, weights)
     shown = output.logits.argmax(dim=1) if classes is None else classes
     return Explanation(output.logits, shown, maps, weights, output.attention)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode inside the block, and in its own mode again after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _checked(classes: Tensor, count: int, num_classes: int) -> Tensor:
-    if classes.shape != (count,) or classes.is_floating_point():
-        raise ValueError(f"classes {tuple(classes.shape)} of {classes.dtype}: expected {count} integers")
-    if count and not (0 <= int(classes.min()) and int(classes.max()) < num_classes):
-        raise ValueError(f"classes {classes.tolist()}: expected 0 to {num_classes - 1}")
-    return classes

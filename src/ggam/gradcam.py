@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ggam._precision import EMPTY_MASS, autocast_off, widen
+
 Pool = Literal["average", "max"]
 
-EMPTY_MASS = 1e-12
-"""A map whose values add up to no more than this has T = 1/(HW) and passes no gradient on."""
 LAYER_NORM_EPS = 1e-5
 """What `torch.nn.functional.layer_norm` adds to the variance."""
 
@@ -37,17 +37,25 @@ def gradcam_weights(logits: Tensor, features: Tensor, classes: Tensor | None = N
         ValueError: if the shapes do not fit, a class is out of range, or `logits` was not computed
             from `features` with gradients enabled.
     """
-    _check_classes(logits, features, classes)
+    if logits.ndim != 2 or features.ndim != 4 or len(logits) != len(features):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and features {tuple(features.shape)}: "
+            "expected (B, K) and (B, C, H, W)"
+        )
     if not logits.requires_grad or not features.requires_grad:
         raise ValueError(
             "gradcam_weights: the logits carry no gradient to the features; run the head under "
             "torch.enable_grad() on features that require grad (features.detach().requires_grad_())"
         )
-    chosen = select_logits(logits, classes)
+    if classes is None:
+        classes = logits.argmax(dim=1)
+    else:
+        classes = checked_classes(classes, *logits.shape).to(logits.device)
+    chosen = logits.gather(1, classes.unsqueeze(1))
     (gradient,) = torch.autograd.grad(chosen.sum(), features, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError("gradcam_weights: the logits do not depend on these features")
-    return gradient.detach().mean(dim=(2, 3), dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return widen(gradient).mean(dim=(2, 3))
 
 
 def gradcam_map(features: Tensor, weights: Tensor) -> Tensor:
@@ -60,14 +68,31 @@ def gradcam_map(features: Tensor, weights: Tensor) -> Tensor:
     Returns:
         L_map (B, H, W), in the precision of β; all zero where no channel speaks for the class.
     """
-    return torch.einsum("bchw,bc->bhw", features.to(weights.dtype), weights).relu()
+    with autocast_off(features):
+        return torch.einsum("bchw,bc->bhw", features.to(weights.dtype), weights).relu()
 
 
-def select_logits(logits: Tensor, classes: Tensor | None) -> Tensor:
-    """The logit y_k of each image (B,): of the predicted class, or of the given `classes` (B,)."""
-    if classes is None:
-        return logits.amax(dim=1)
-    return logits.gather(1, classes.to(logits.device).unsqueeze(1)).squeeze(1)
+def checked_classes(classes: Tensor, count: int, num_classes: int) -> Tensor:
+    """The classes to explain as int64, once they are known to fit.
+
+    Args:
+        classes: k for each image.
+        count: B, the images.
+        num_classes: K.
+
+    Raises:
+        ValueError: if they are not B integers from 0 to K - 1.
+    """
+    if classes.shape != (count,) or classes.dtype not in _INTEGERS:
+        raise ValueError(
+            f"classes of shape {tuple(classes.shape)} and type {classes.dtype}: "
+            f"expected {count} integers, one per image"
+        )
+    if count and (int(classes.min()) < 0 or int(classes.max()) >= num_classes):
+        raise ValueError(
+            f"classes from {int(classes.min())} to {int(classes.max())}: expected 0 to {num_classes - 1}"
+        )
+    return classes.long()
 
 
 def closed_form_weights(
@@ -77,7 +102,7 @@ def closed_form_weights(
     pool: Pool,
     channel: Tensor | None = None,
     spatial: Tensor | None = None,
-    spatial_norm: str = "ratio",
+    spatial_norm: Literal["ratio", "softmax", "sigmoid"] = "ratio",
     reduce: Tensor | None = None,
     expand: Tensor | None = None,
     descriptor_norm: bool = False,
@@ -101,8 +126,11 @@ def closed_form_weights(
 
     Returns:
         β (B, C), equal to what `gradcam_weights` gives.
+
+    Raises:
+        ValueError: if `channel` comes without `reduce` and `expand`.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with autocast_off(features):
         features = features.to(pooled_gradient.dtype)
         weighted = features if channel is None else channel[:, :, None, None] * features
         attended = weighted if spatial is None else features * spatial
@@ -128,9 +156,9 @@ def _unpool(attended: Tensor, pooled_gradient: Tensor, pool: Pool) -> Tensor:
     gradient = pooled_gradient[:, :, None, None]
     if pool == "average":
         return gradient / (attended.shape[2] * attended.shape[3])
-    peak = attended.flatten(2).argmax(dim=2)
-    one_hot = F.one_hot(peak, attended.shape[2] * attended.shape[3]).view_as(attended)
-    return gradient * one_hot
+    flat = attended.flatten(2)
+    one_hot = torch.zeros_like(flat).scatter(2, flat.argmax(dim=2, keepdim=True), 1.0)
+    return gradient * one_hot.view_as(attended)
 
 
 def _spatial_backward(weighted: Tensor, spatial: Tensor, d_spatial: Tensor, norm: str) -> Tensor:
@@ -156,32 +184,13 @@ def _channel_backward(
     """∂y/∂GAP(A) from ∂y/∂S, through Eq. (1): softmax, W₂, ReLU, W₁ and the LayerNorm."""
     d_scores = channel * (d_channel - (channel * d_channel).sum(dim=1, keepdim=True))
     descriptor = features.mean(dim=(2, 3))
-    if descriptor_norm:
-        inverse_std = torch.rsqrt(descriptor.var(dim=1, correction=0, keepdim=True) + LAYER_NORM_EPS)
-        descriptor = (descriptor - descriptor.mean(dim=1, keepdim=True)) * inverse_std
-    active = F.linear(descriptor, reduce) > 0
-    d_descriptor = ((d_scores @ expand) * active) @ reduce
-    if descriptor_norm:
-        along = (d_descriptor * descriptor).mean(dim=1, keepdim=True)
-        d_descriptor = d_descriptor - d_descriptor.mean(dim=1, keepdim=True) - descriptor * along
-        d_descriptor = d_descriptor * inverse_std
-    return d_descriptor
+    if not descriptor_norm:
+        return ((d_scores @ expand) * (F.linear(descriptor, reduce) > 0)) @ reduce
+    inverse_std = torch.rsqrt(descriptor.var(dim=1, correction=0, keepdim=True) + LAYER_NORM_EPS)
+    normed = (descriptor - descriptor.mean(dim=1, keepdim=True)) * inverse_std
+    d_normed = ((d_scores @ expand) * (F.linear(normed, reduce) > 0)) @ reduce
+    along = (d_normed * normed).mean(dim=1, keepdim=True)
+    return (d_normed - d_normed.mean(dim=1, keepdim=True) - normed * along) * inverse_std
 
 
-def _check_classes(logits: Tensor, features: Tensor, classes: Tensor | None) -> None:
-    if logits.ndim != 2 or features.ndim != 4 or len(logits) != len(features):
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and features {tuple(features.shape)}: "
-            "expected (B, K) and (B, C, H, W)"
-        )
-    if classes is None:
-        return
-    if classes.shape != logits.shape[:1] or classes.is_floating_point():
-        raise ValueError(
-            f"classes {tuple(classes.shape)} of {classes.dtype}: expected {len(logits)} integers, one per image"
-        )
-    if len(classes) and not (0 <= int(classes.min()) and int(classes.max()) < logits.shape[1]):
-        raise ValueError(
-            f"classes from {int(classes.min())} to {int(classes.max())}: "
-            f"expected 0 to {logits.shape[1] - 1} for {logits.shape[1]} logits"
-        )
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -5,12 +5,15 @@ not sum to one, and once normalised it is almost uniform, because β is tiny (do
 measurements). `guidance_target` therefore offers several readings of β̃.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ggam._precision import widen
 
 Target = Literal["standardized", "sigmoid", "sigmoid-unnormalized", "softmax", "uniform"]
 Divergence = Literal["symmetric", "one-way"]
@@ -43,9 +46,8 @@ def guidance_target(beta: Tensor, target: Target = "standardized") -> Tensor:
     Raises:
         ValueError: for an unknown target.
     """
-    if target not in _TARGETS:
-        raise ValueError(f"target={target!r}: expected one of {', '.join(_TARGETS)}")
-    return _TARGETS[target](beta.detach())
+    _require_target(target)
+    return _TARGETS[target](widen(beta.detach()))
 
 
 def symmetric_kl(p: Tensor, q: Tensor) -> Tensor:
@@ -60,6 +62,7 @@ def symmetric_kl(p: Tensor, q: Tensor) -> Tensor:
     Returns:
         (B,), in nats; 0 where p = q.
     """
+    p, q = widen(p), widen(q)
     return ((p - q) * (_log(p) - _log(q))).sum(dim=1) / 2
 
 
@@ -73,25 +76,26 @@ def one_way_kl(p: Tensor, q: Tensor) -> Tensor:
     Returns:
         (B,), in nats.
     """
+    p, q = widen(p), widen(q)
     return (p * (_log(p) - _log(q))).sum(dim=1)
 
 
-def normalized_entropy(distribution: Tensor) -> Tensor:
+def normalized_entropy(weights: Tensor) -> Tensor:
     """H(p)/log C of each row: 1 for a uniform distribution, 0 for a one-hot one.
 
     Logged in training for S and β̃: a target of entropy 1.000 says nothing about the image.
 
     Args:
-        distribution: p (B, C), sums to 1 over C.
+        weights: (B, C), non-negative; divided by its sum to give p.
 
     Returns:
         (B,), between 0 and 1; 1 for a single channel.
     """
-    channels = distribution.shape[1]
+    channels = weights.shape[1]
     if channels == 1:
-        return torch.ones_like(distribution[:, 0])
-    entropy = -(distribution * _log(distribution)).sum(dim=1)
-    return entropy / torch.log(torch.tensor(channels, dtype=entropy.dtype, device=entropy.device))
+        return torch.ones_like(weights[:, 0])
+    p = _normalized(widen(weights))
+    return -(p * _log(p)).sum(dim=1) / math.log(channels)
 
 
 class GGAMLoss(nn.Module):
@@ -104,7 +108,7 @@ class GGAMLoss(nn.Module):
             scripts' KL(S‖β̃), summed over the batch, so that its weight grows with the batch.
 
     Raises:
-        ValueError: for a negative weight, an unknown target or an unknown divergence.
+        ValueError: for a weight that is negative or not finite, an unknown target or an unknown divergence.
     """
 
     def __init__(
@@ -115,10 +119,9 @@ class GGAMLoss(nn.Module):
         divergence: Divergence = "symmetric",
     ) -> None:
         super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight={weight}: λ must be 0 or more")
-        if target not in _TARGETS:
-            raise ValueError(f"target={target!r}: expected one of {', '.join(_TARGETS)}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight={weight}: λ must be a number from 0 up")
+        _require_target(target)
         if divergence not in get_args(Divergence):
             raise ValueError(f"divergence={divergence!r}: expected symmetric or one-way")
         self.weight = weight
@@ -138,8 +141,7 @@ class GGAMLoss(nn.Module):
             The three scalars of Eq. (6).
         """
         classification = F.cross_entropy(logits, targets)
-        channel = channel if channel.dtype == torch.float64 else channel.float()
-        wanted = guidance_target(beta, self.target).to(channel.dtype)
+        wanted = guidance_target(beta, self.target)
         if self.divergence == "symmetric":
             guidance = symmetric_kl(channel, wanted).mean()
         else:
@@ -152,11 +154,18 @@ class GGAMLoss(nn.Module):
 
 
 def _standardized(beta: Tensor) -> Tensor:
-    centred = beta - beta.mean(dim=1, keepdim=True)
+    largest = beta.abs().amax(dim=1, keepdim=True)
+    unit = beta / largest.masked_fill(largest == 0, 1)  # squares neither overflow nor vanish
+    centred = unit - unit.mean(dim=1, keepdim=True)
     std = centred.square().mean(dim=1, keepdim=True).sqrt()
     # A spread within rounding of β itself is noise, and would be blown up to size one.
-    flat = std <= 8 * torch.finfo(beta.dtype).eps * beta.abs().amax(dim=1, keepdim=True)
-    return _normalized(torch.sigmoid(centred / std.masked_fill(flat, torch.inf)))
+    flat = std <= 8 * torch.finfo(beta.dtype).eps
+    return _sigmoid_share(centred / std.masked_fill(flat, torch.inf))
+
+
+def _sigmoid_share(scores: Tensor) -> Tensor:
+    """sigmoid(s)/Σ sigmoid(s), finite where every sigmoid underflows."""
+    return F.logsigmoid(scores).softmax(dim=1)
 
 
 def _normalized(weights: Tensor) -> Tensor:
@@ -165,11 +174,16 @@ def _normalized(weights: Tensor) -> Tensor:
 
 _TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
     "standardized": _standardized,
-    "sigmoid": lambda beta: _normalized(beta.sigmoid()),
+    "sigmoid": _sigmoid_share,
     "sigmoid-unnormalized": torch.sigmoid,
     "softmax": lambda beta: beta.softmax(dim=1),
     "uniform": lambda beta: torch.full_like(beta, 1 / beta.shape[1]),
 }
+
+
+def _require_target(target: str) -> None:
+    if target not in _TARGETS:
+        raise ValueError(f"target={target!r}: expected one of {', '.join(_TARGETS)}")
 
 
 def _log(p: Tensor) -> Tensor:

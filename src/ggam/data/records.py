@@ -1,5 +1,6 @@
 """What a data set is, whatever layout it was read from: samples, class names, splits."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
         """The label of each sample."""
         return [sample.label for sample in self.samples]
 
-    def with_transform(self, transform: ImageTransform) -> "FineGrainedDataset":
+    def with_transform(self, transform: ImageTransform | None) -> "FineGrainedDataset":
         """The same samples through another transform."""
         return self._derived(self.samples, self.split, transform)
 
@@ -127,6 +128,21 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
             discriminative=self.discriminative,
             transform=transform,
         )
+
+
+def readable_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names as people write them: "Black footed Albatross" for "001.Black_footed_Albatross".
+
+    Underscores become blanks. A leading number goes only where every class has one before a letter,
+    so that "737-200" stays; names stay as they are where two of them would become the same.
+    """
+    plain = [name.replace("_", " ").strip() for name in names]
+    bare = [re.sub(r"^\d+[. -]+(?=[^\W\d])", "", name) for name in plain]
+    numbered = all(short != name for short, name in zip(bare, plain, strict=True))
+    for candidate in (bare, plain) if numbered else (plain,):
+        if len(set(candidate)) == len(names) and all(candidate):
+            return tuple(candidate)
+    return tuple(names)
 
 
 def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -13,7 +13,7 @@ from ggam.methods.base import FineGrainedModel, ModelConfig
 from ggam.methods.baseline import Baseline
 from ggam.methods.ggam import GGAM
 
-METHODS: dict[str, type[Baseline] | type[GGAM]] = {"baseline": Baseline, "ggam": GGAM}
+METHODS: dict[str, type[FineGrainedModel]] = {"baseline": Baseline, "ggam": GGAM}
 
 
 def create_model(
@@ -68,7 +68,7 @@ def create_model(
         std=built.std,
         options=asdict(method_options),
     )
-    return chosen(built, config, method_options)  # pyright: ignore[reportArgumentType]
+    return chosen(built, config, method_options)
 
 
 def _class_names(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...]:
@@ -83,10 +83,6 @@ def _class_names(num_classes: int | None, class_names: Sequence[str] | None) -> 
 
 def _suggest(given: str, known: Sequence[str]) -> str:
     close = get_close_matches(given, known, n=1)
-    return (
-        f"did you mean {close[0]}?"
-        if close
-        else f"expected one of {', '.join(known)}"
-        if known
-        else "it has none"
-    )
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"expected one of {', '.join(known)}" if known else "it has none"

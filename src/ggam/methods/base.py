@@ -13,12 +13,13 @@ other kinds found in the literature fit the same two methods:
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ggam._precision import autocast_off, widen
 from ggam.attention import Attention
 from ggam.backbones import Backbone
 from ggam.gradcam import gradcam_weights
@@ -102,16 +103,21 @@ class FineGrainedModel(nn.Module):
     Args:
         backbone: images → A.
         config: how the model was made.
+        options: the method's own options, an instance of `Options`.
 
     Attributes:
+        Options: the dataclass of the method's options.
         epoch: the epoch being trained, from 0; set by the training loop.
         diagnostics: scalars of the last `training_loss`, detached, for the training log.
     """
 
-    def __init__(self, backbone: Backbone, config: ModelConfig) -> None:
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, backbone: Backbone, config: ModelConfig, options: Any) -> None:
         super().__init__()
         self.backbone = backbone
         self.config = config
+        self.options = options
         self.epoch = 0
         self.diagnostics: dict[str, Tensor] = {}
 
@@ -126,7 +132,12 @@ class FineGrainedModel(nn.Module):
         Only the backbone runs in half precision under autocast: the head is small, and its gradient
         is what Grad-CAM reads.
         """
-        return self._head_in_float32(self.backbone(images))
+        return self.classify(self.backbone(images))
+
+    def classify(self, features: Tensor) -> Output:
+        """A (B, C, H, W), in any precision → the output of `head` in float32."""
+        with autocast_off(features):
+            return self.head(widen(features))
 
     def head(self, features: Tensor) -> Output:
         """A (B, C, H, W) → logits, features and attention; all that lies between A and y."""
@@ -142,27 +153,30 @@ class FineGrainedModel(nn.Module):
     def gradcam(self, features: Tensor, classes: Tensor | None = None) -> tuple[Output, Tensor]:
         """The output of the head, and β (B, C) of Eq. (4), whatever the gradient mode around it.
 
-        By autograd through the head, which works for every method; a method whose head has a closed
-        form overrides it.
-
         Args:
-            features: A (B, C, H, W).
-            classes: k for each image (B,), None for the predicted class.
+            features: A (B, C, H, W), in any precision.
+            classes: k for each image (B,), int64; None for the predicted class.
+
+        Returns:
+            The output, and β in float32 or wider; all detached.
         """
+        with autocast_off(features):
+            output, beta = self._gradcam(widen(features.detach()), classes)
+        attention = output.attention
+        if attention is not None:
+            attention = Attention(*(part.detach() for part in attention))
+        return Output(output.logits.detach(), output.features.detach(), attention), beta.detach()
+
+    def _gradcam(self, features: Tensor, classes: Tensor | None) -> tuple[Output, Tensor]:
+        """By autograd through the head, for every method; overridden where there is a closed form."""
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = features.detach().clone().requires_grad_()
-            output = self._head_in_float32(leaf)
-            beta = gradcam_weights(output.logits, output.features, classes)
-        attention = output.attention and Attention(*(part.detach() for part in output.attention))
-        return Output(output.logits.detach(), output.features.detach(), attention), beta
+            leaf = features.clone().requires_grad_()
+            output = self.head(leaf)
+            return output, gradcam_weights(output.logits, leaf, classes)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The parameters that start from pre-trained weights, and learn at the backbone's rate."""
         return list(self.backbone.parameters())
-
-    def _head_in_float32(self, features: Tensor) -> Output:
-        with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float() if features.dtype.itemsize < 4 else features)
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -20,16 +20,16 @@ class Baseline(FineGrainedModel):
     Options = BaselineOptions
 
     def __init__(self, backbone: Backbone, config: ModelConfig, options: BaselineOptions) -> None:
-        super().__init__(backbone, config)
+        super().__init__(backbone, config, options)
         self.classifier = Classifier(backbone.channels, self.num_classes)
 
     def head(self, features: Tensor) -> Output:
         """A (B, C, H, W) → logits; no attention."""
         return Output(self.classifier(features.mean(dim=(2, 3))), features, None)
 
-    def gradcam(self, features: Tensor, classes: Tensor | None = None) -> tuple[Output, Tensor]:
-        """Eq. (4) in closed form in eval mode; by autograd where BatchNorm is training."""
-        if self.training:
-            return super().gradcam(features, classes)
+    def _gradcam(self, features: Tensor, classes: Tensor | None) -> tuple[Output, Tensor]:
+        """In closed form in eval mode; by autograd where BatchNorm is training."""
+        if self.classifier.training:
+            return super()._gradcam(features, classes)
         logits, gradient = self.classifier.logit_gradient(features.mean(dim=(2, 3)), classes)
         return Output(logits, features, None), closed_form_weights(features, gradient, pool="average")

@@ -1,12 +1,12 @@
 """GGAM: channel-spatial attention, supervised by Grad-CAM (the paper's method, Fig. 1 and 2)."""
 
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from ggam.attention import ChannelSpatialAttention, SpatialNorm
+from ggam.attention import Attention, ChannelSpatialAttention, SpatialNorm
 from ggam.backbones import Backbone
 from ggam.gradcam import Pool, closed_form_weights, gradcam_weights
 from ggam.losses import (
@@ -101,25 +101,22 @@ class GGAMOptions:
                 object.__setattr__(self, name, value)
         for name, choices in _CHOICES.items():
             _require_choice(name, getattr(self, name), choices)
-        if self.warmup < 0 or self.reduction < 1 or not cast(float, self.guidance_weight) >= 0:
+        weight = cast(float, self.guidance_weight)
+        if self.warmup < 0 or self.reduction < 1 or not 0 <= weight < math.inf:
             raise ValueError(
                 f"warmup={self.warmup}, reduction={self.reduction}, guidance_weight={self.guidance_weight}: "
-                "expected warmup ≥ 0, reduction ≥ 1, guidance_weight ≥ 0"
+                "expected warmup ≥ 0, reduction ≥ 1 and a finite guidance_weight ≥ 0"
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """All options, resolved."""
-        return asdict(self)
 
 
 class GGAM(FineGrainedModel):
     """A → S, T → D → y, with S supervised by β (Eq. 1-6)."""
 
     Options = GGAMOptions
+    options: GGAMOptions
 
     def __init__(self, backbone: Backbone, config: ModelConfig, options: GGAMOptions) -> None:
-        super().__init__(backbone, config)
-        self.options = options
+        super().__init__(backbone, config, options)
         self.attention = ChannelSpatialAttention(
             backbone.channels,
             reduction=options.reduction,
@@ -149,16 +146,22 @@ class GGAM(FineGrainedModel):
         In train mode BatchNorm in the classifier lets the images of a batch influence one another's
         β a little; the paper does not say otherwise, and it is left so.
         """
-        output = self(images)
-        attention = output.attention
+        features = self.backbone(images)
+        if not features.requires_grad:  # a frozen backbone: Grad-CAM still differentiates at A
+            features = features.detach().requires_grad_()
+        output = self.classify(features)
+        attention = cast(Attention, output.attention)
         at = output.features if self.options.gradient_at == "features" else attention.features
         classes = targets if self.options.classes == "label" else None
 
         beta = gradcam_weights(output.logits, at, classes)
         terms = self.loss(output.logits, targets, attention.channel, beta)
-        if not self.options.guidance or self.epoch < self.options.warmup:
+        if not self.options.guidance:
             # β and the divergence are still measured, so that rows of Table 3 can be compared.
             terms = LossTerms(terms.classification, terms.classification, terms.guidance.detach())
+        elif self.epoch < self.options.warmup:
+            # A zero instead of nothing: DDP waits for a gradient of every parameter.
+            terms = terms._replace(total=terms.classification + 0 * terms.guidance)
 
         self.diagnostics = {
             "accuracy": accuracy(output.logits, targets),
@@ -167,10 +170,10 @@ class GGAM(FineGrainedModel):
         }
         return terms
 
-    def gradcam(self, features: Tensor, classes: Tensor | None = None) -> tuple[Output, Tensor]:
-        """Eq. (4) at A in closed form in eval mode; by autograd where BatchNorm is training."""
-        if self.training:
-            return super().gradcam(features, classes)
+    def _gradcam(self, features: Tensor, classes: Tensor | None) -> tuple[Output, Tensor]:
+        """At A; in closed form in eval mode, by autograd where BatchNorm is training."""
+        if self.classifier.training:
+            return super()._gradcam(features, classes)
         attention = self.attention(features)
         logits, gradient = self.classifier.logit_gradient(self._pool(attention.features), classes)
         beta = closed_form_weights(
@@ -187,8 +190,9 @@ class GGAM(FineGrainedModel):
         return Output(logits, features, attention), beta
 
     def _pool(self, attended: Tensor) -> Tensor:
+        """D (B, C, H, W) → (B, C)."""
         if self.options.pool == "max":
-            return F.adaptive_max_pool2d(attended, 1).flatten(1)
+            return attended.flatten(2).max(dim=2).values
         return attended.mean(dim=(2, 3))
 
 

@@ -1,0 +1,103 @@
+"""The `ggam` command: a table of names and functions; nothing heavy is imported before one runs."""
+
+import os
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, ArgumentCollection, CycloptsError
+from cyclopts.config import Dict
+
+from ggam._version import __version__
+
+COMMANDS = {
+    "train": "Train a model on a data set and evaluate it once on the test pictures.",
+    "evaluate": "Measure a trained model: accuracy, per class, confusions.",
+    "explain": "Say what pictures show, and draw where the model looked.",
+    "demo": "Generate birds, train with and without attention, and compare (4 minutes).",
+}
+DATA_COMMANDS = {
+    "check": "Look a data set over before time is spent on it.",
+    "synthesize": "Generate a fine-grained data set of birds in the CUB-200-2011 layout.",
+}
+
+
+def build_app() -> App:
+    """The command line, with every command still to be imported."""
+    app = App(
+        name="ggam",
+        help="Fine-grained classification with attention guided by Grad-CAM.",
+        version=__version__,
+        version_flags=["--version"],
+        config=apply_recipe_file,
+    )
+    for name, summary in COMMANDS.items():
+        app.command(f"ggam.commands:{name}", name=name, help=summary)
+    data = App(name="data", help="Check and generate data sets.")
+    for name, summary in DATA_COMMANDS.items():
+        data.command(f"ggam.commands:data_{name}", name=name, help=summary)
+    app.command(data)
+    return app
+
+
+def apply_recipe_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Take what no flag gives from the file of `--config`, or of the run that `--resume` continues.
+
+    Raises:
+        CycloptsError: if the file cannot be read, or has a key that is not an option of the command.
+    """
+    given = {argument.name: argument.tokens[-1] for argument in arguments if argument.tokens}
+    if "--resume" in given and "--out" in given:
+        if "--config" in given:
+            raise CycloptsError(msg="--resume takes the recipe of the run it continues; leave out --config")
+        file = Path(given["--out"].value, "config.yaml")
+    elif "--config" in given:
+        file = Path(given["--config"].value)
+    else:
+        return
+    values = _read_recipe(file)
+    values.pop("ggam", None)  # the version that wrote it
+    known = {argument.name.removeprefix("--").replace("-", "_") for argument in arguments}
+    for name in values:
+        if str(name).replace("-", "_") not in known:
+            close = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see ggam train --help"
+            raise CycloptsError(msg=f"{file}: {name!r} is not an option; {hint}")
+    nested: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    for command in reversed(commands):
+        nested = {command: nested}
+    Dict(nested, source=str(file))(app, commands, arguments)
+
+
+def main() -> None:
+    """Run the command line; a bad value ends in one line and exit code 2."""
+    # OpenMP threads that spin while they wait slow the decoding processes down severalfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        build_app()()
+    except KeyboardInterrupt:
+        sys.exit("ggam: interrupted")
+    except (ValueError, OSError) as error:
+        print(f"ggam: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CycloptsError(msg=f"{file}: no such file; expected a recipe in YAML") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CycloptsError(
+            msg=f"{file} cannot be read as a recipe: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(values, dict):
+        raise CycloptsError(msg=f"{file}: expected lines of «option: value», as in recipes/")
+    return values
+
+
+if __name__ == "__main__":
+    main()

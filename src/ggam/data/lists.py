@@ -1,0 +1,88 @@
+"""The lists that data sets come with: text files of one line per picture, and MATLAB files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ggam.data.records import DataError
+
+
+def refuse(path: Path, reason: str, line: int | None = None) -> NoReturn:
+    """Raise a `DataError` that names the file and, where there is one, the line."""
+    raise DataError(f"{path}{'' if line is None else f', line {line}'}: {reason}")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, stripped, each with its number from 1."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        refuse(path, "no such file; unpack all of the data set")
+    except (OSError, UnicodeDecodeError) as error:
+        refuse(path, f"cannot be read ({error})")
+    return ((number, text.strip()) for number, text in enumerate(lines, start=1) if text.strip())
+
+
+def read_pairs(path: Path) -> dict[str, str]:
+    """A list of `key rest of the line`, in the order of the file.
+
+    Raises:
+        DataError: if a line has no second part, a key comes twice, or there is nothing in the file.
+    """
+    pairs: dict[str, str] = {}
+    for line, text in read_lines(path):
+        key, _, rest = text.partition(" ")
+        if not rest.strip():
+            refuse(path, f"expected a key and a value, found {text[:80]!r}", line)
+        if key in pairs:
+            refuse(path, f"{key} appears a second time", line)
+        pairs[key] = rest.strip()
+    if not pairs:
+        refuse(path, "is empty")
+    return pairs
+
+
+def read_numbers(path: Path, count: int) -> Iterator[tuple[str, list[float]]]:
+    """The lines of a list of `key number … number`, with `count` numbers in each; keys may come again."""
+    for line, text in read_lines(path):
+        key, *values = text.split()
+        try:
+            numbers = [float(value) for value in values]
+        except ValueError:
+            numbers = []
+        if len(numbers) != count:
+            refuse(path, f"expected a key and {count} numbers, found {text[:80]!r}", line)
+        yield key, numbers
+
+
+def read_mat(path: Path, *names: str) -> list[Any]:
+    """Variables of a MATLAB file, each as an array of at least one dimension.
+
+    Raises:
+        DataError: if scipy is not installed, or the file is missing, damaged, or lacks one of them.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise DataError(
+            f"{path}: MATLAB files are read by scipy, which is not installed; pip install 'ggam[datasets]'"
+        ) from error
+    if not path.exists():
+        refuse(path, "no such file; unpack all of the data set")
+    try:
+        variables = loadmat(path, squeeze_me=True, variable_names=names)
+    except Exception as error:  # a damaged file may raise almost anything in there
+        raise DataError(f"{path}: cannot be read as a MATLAB file ({error})") from error
+    for name in names:
+        if name not in variables:
+            refuse(path, f"has no variable {name!r}")
+    return [np.atleast_1d(variables[name]) for name in names]
+
+
+def field(path: Path, records: Any, name: str) -> list[Any]:
+    """One field of a MATLAB structure array, as Python values in the order of the array."""
+    if name not in (records.dtype.names or ()):
+        refuse(path, f"its records have no field {name!r}")
+    return [value.item() if isinstance(value, np.ndarray | np.generic) else value for value in records[name]]

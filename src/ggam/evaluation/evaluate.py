@@ -1,0 +1,124 @@
+"""One pass over a data set: predictions, and if wanted the heat maps at hardly any extra cost."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ggam.backbones import eval_mode
+from ggam.data.loaders import eval_loader
+from ggam.data.records import FineGrainedDataset
+from ggam.evaluation.accuracy import EvalReport, EvaluationError, Prediction, predictions_from
+from ggam.explanation import explain
+from ggam.methods.base import FineGrainedModel
+
+Precision = Literal["fp32", "bf16"]
+
+
+def evaluate(
+    model: FineGrainedModel,
+    dataset: FineGrainedDataset,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    maps: bool = False,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> EvalReport:
+    """Classify every picture of a data set, in eval mode; the model's own mode is restored.
+
+    Args:
+        model: moved to `device` if one is given.
+        dataset: with its evaluation transform; its classes must be the model's.
+        batch_size: pictures at a time; every picture counts, the last batch may be smaller.
+        workers: processes that read pictures; 0 reads them here.
+        device: None leaves the model where it is.
+        precision: `bf16` runs the backbone in half precision; the head always runs in float32.
+        maps: also keep the Grad-CAM heat map of each picture's predicted class.
+        on_batch: called after each batch with the pictures done and the pictures in all.
+
+    Raises:
+        EvaluationError: if there are no pictures, the transform is missing or random, the classes
+            differ from the model's, or the logits are not finite.
+        DataError: if a picture cannot be read.
+    """
+    check_fits(model, dataset)
+    if device is not None:
+        model.to(device)
+    loader = eval_loader(dataset, batch_size=batch_size, workers=workers)
+    predictions: list[Prediction] = []
+    losses: list[Tensor] = []
+    heat: list[np.ndarray] = []
+    names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
+    for logits, labels, batch_maps in _batches(model, loader, precision, maps):
+        start = len(predictions)
+        found, loss = predictions_from(logits, labels, names[start : start + len(labels)])
+        predictions += found
+        losses.append(loss)
+        if batch_maps is not None:
+            heat.append(batch_maps.float().cpu().numpy())
+        if on_batch is not None:
+            on_batch(len(predictions), len(dataset))
+    return EvalReport(
+        class_names=dataset.class_names,
+        predictions=tuple(predictions),
+        loss=torch.cat(losses).mean().item(),
+        maps=np.concatenate(heat) if maps else None,
+    )
+
+
+def check_fits(model: FineGrainedModel, dataset: FineGrainedDataset) -> None:
+    """Refuse a data set that this model cannot be evaluated on.
+
+    Raises:
+        EvaluationError: as `evaluate` says.
+    """
+    if not len(dataset):
+        raise EvaluationError(f"{dataset.root}: the {dataset.split} split has no pictures to evaluate")
+    if dataset.transform is None or dataset.transform.augment:
+        raise EvaluationError(f"{dataset.root}: evaluation needs a transform with augment=False")
+    known, given = model.config.class_names, dataset.class_names
+    unnamed = tuple(map(str, range(len(known))))
+    if len(known) != len(given):
+        raise EvaluationError(
+            f"{dataset.root} has {len(given)} classes, the model {len(known)}: evaluate it on the data "
+            "set it was trained on, or one with the same class folders"
+        )
+    differing = next((pair for pair in zip(given, known, strict=True) if pair[0] != pair[1]), None)
+    if differing and known != unnamed:
+        raise EvaluationError(
+            f"{dataset.root}: class {differing[0]!r} stands where the model has {differing[1]!r}; the "
+            "data set must have the model's classes, with the same names"
+        )
+
+
+def relative_path(path: Path, root: Path) -> str:
+    """A picture's name in tables: its path below the data set's folder, with forward slashes."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _batches(
+    model: FineGrainedModel, loader: DataLoader, precision: Precision, maps: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Logits (B, K), labels (B,) and maps (B, H, W) of each batch."""
+    device = _device(model)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    for images, labels in loader:
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        if maps:
+            with autocast:
+                explanation = explain(model, images)
+            yield explanation.logits, labels, explanation.maps
+        else:
+            with torch.inference_mode(), autocast, eval_mode(model):
+                logits = model(images).logits
+            yield logits, labels, None
+
+
+def _device(model: FineGrainedModel) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,207 @@
+"""What happens around the steps of a run: its log, its checkpoints, and its end before time."""
+
+import csv
+import io
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ggam.data.loaders import FineGrainedDataModule
+from ggam.files import write_atomic
+
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+COLUMNS: Sequence[str] = (
+    "epoch",
+    "train_loss",
+    "train_classification",
+    "train_guidance",
+    "train_accuracy",
+    "channel_entropy",
+    "target_entropy",
+    "val_loss",
+    "val_accuracy",
+    "lr",
+    "backbone_lr",
+    "seconds",
+)
+_SOURCES = {"channel_entropy": "train/channel_entropy", "target_entropy": "train/target_entropy"}
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything up to the step that was running is saved.
+
+    Attributes:
+        signum: the signal's number.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Position(Callback):
+    """Keeps the data module and the model told of where the run stands."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shuffle for this epoch."""
+        data = _data(trainer)
+        assert data.batches is not None
+        data.batches.epoch = trainer.current_epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        _data(trainer).trained = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
+
+
+class EpochLog(Callback):
+    """One row per epoch in `metrics.csv`; a resumed run goes on behind the rows it has."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch's row."""
+        if not trainer.is_global_zero:
+            return
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        row: dict[str, Any] = {
+            "epoch": trainer.current_epoch + 1,
+            "lr": rates[0],
+            "backbone_lr": rates[1],
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+        for column in COLUMNS:
+            source = _SOURCES.get(column, column.replace("_", "/", 1))
+            if source in measured:
+                row[column] = measured[source]
+        rows = [old for old in read_epochs(self.path) if int(old["epoch"]) <= trainer.current_epoch]
+        write_epochs(self.path, [*rows, row])
+
+
+class EpochLines(Callback):
+    """One printed line per epoch, where a progress bar cannot be drawn."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's line."""
+        if not trainer.is_global_zero:
+            return
+        shown = ("train/loss", "train/accuracy", "train/guidance", "val/accuracy", "train/target_entropy")
+        measured = [
+            f"{name} {float(trainer.callback_metrics[name]):.4f}"
+            for name in shown
+            if name in trainer.callback_metrics
+        ]
+        print(f"epoch {trainer.current_epoch + 1}/{self.epochs}: {', '.join(measured)}", flush=True)
+
+
+class Checkpoints(Callback):
+    """`last.ckpt` after each epoch, and `best.ckpt` where the validation accuracy rose.
+
+    Lightning writes each file under another name first and renames it, so a kill leaves the old one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best_accuracy = -1.0
+        self.best_epoch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know of the best epoch so far."""
+        return {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best epoch so far from a checkpoint."""
+        self.best_accuracy = state_dict["best_accuracy"]
+        self.best_epoch = state_dict["best_epoch"]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the epoch."""
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        if accuracy is not None and float(accuracy) > self.best_accuracy:
+            self.best_accuracy, self.best_epoch = float(accuracy), trainer.current_epoch + 1
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+        trainer.save_checkpoint(self.folder / LAST)
+
+
+class StopOnSignal(Callback):
+    """SIGINT and SIGTERM end the run after the step they interrupt, with everything saved.
+
+    A signal within the last step of an epoch lets the epoch finish, its validation included.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.received = 0
+        self.previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen, from now on."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self.previous[signum] = signal.signal(signum, self._remember)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen no longer."""
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+        self.previous.clear()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and leave if a signal came on any rank."""
+        if batch_idx + 1 < trainer.num_training_batches and self._asked(trainer):
+            trainer.save_checkpoint(self.folder / LAST)
+            raise Interrupted(self.received or signal.SIGTERM)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave after the epoch's checkpoint (this callback comes last) if a signal came."""
+        if self._asked(trainer) and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            raise Interrupted(self.received or signal.SIGTERM)
+
+    def _asked(self, trainer: Trainer) -> bool:
+        if trainer.world_size == 1:
+            return bool(self.received)
+        return trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+
+
+def _data(trainer: Trainer) -> FineGrainedDataModule:
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(data, FineGrainedDataModule)
+    return data
+
+
+def read_epochs(path: Path) -> list[dict[str, str]]:
+    """The rows of a `metrics.csv`, none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_epochs(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a `metrics.csv` at once."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())

@@ -1,0 +1,291 @@
+"""A run directory from start to end: train, choose, evaluate once on the test pictures.
+
+A run directory holds `config.yaml` (the recipe and the data), `checkpoints/` (last and best),
+`metrics.csv` (a row per epoch), TensorBoard events, `model/` (the chosen epoch, for use),
+`evaluation/` (last and best epoch on the test pictures) and `results.json` (a summary of it).
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from ggam import _version
+from ggam.checkpoint import save_model
+from ggam.data.check import unreadable
+from ggam.data.layouts import load_dataset
+from ggam.data.loaders import FineGrainedDataModule
+from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
+from ggam.data.transforms import ImageTransform
+from ggam.files import write_atomic
+from ggam.methods import create_model
+from ggam.methods.base import FineGrainedModel
+from ggam.training.callbacks import BEST, LAST, Checkpoints, EpochLines, EpochLog, Position, StopOnSignal
+from ggam.training.module import TrainingModule
+from ggam.training.recipe import Recipe, resolve_precision
+
+CONFIG = "config.yaml"
+RESULTS = "results.json"
+_MACHINE_ONLY = {"workers", "devices", "nodes", "accelerator", "precision", "compile"}
+"""What may differ between the parts of a resumed run."""
+
+_NAMED_FILES = 20
+
+Evaluate = Callable[[FineGrainedModel, FineGrainedDataset, Path], Mapping[str, float]]
+"""(model, test pictures, folder for the report) → a summary with `top1`, `top5` and so on."""
+
+
+class RunError(ValueError):
+    """A run directory that cannot be started, continued or read."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What `config.yaml` holds."""
+
+    data: Path
+    recipe: Recipe
+
+    def write(self, run: Path) -> None:
+        """Write `config.yaml`."""
+        values = {"data": str(self.data), "ggam": _version.__version__, **self.recipe.to_flat()}
+        write_atomic(run / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    @classmethod
+    def read(cls, run: Path) -> "RunConfig":
+        """Read `config.yaml`.
+
+        Raises:
+            RunError: if the folder is no run directory.
+        """
+        try:
+            values = yaml.safe_load((run / CONFIG).read_text("utf-8"))
+            data = Path(values.pop("data"))
+            values.pop("ggam")
+        except (OSError, KeyError, AttributeError, yaml.YAMLError) as error:
+            raise RunError(f"{run}: not a run directory ({CONFIG} cannot be read: {error})") from error
+        return cls(data, Recipe.from_flat(values))
+
+
+def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = False) -> dict[str, Any] | None:
+    """Train as the recipe says, then evaluate the last and the best epoch on the test pictures.
+
+    Args:
+        config: the data and the recipe.
+        run: the run directory; must be new, unless `resume`.
+        evaluate: measures a model on the test pictures.
+        resume: go on from the last checkpoint in `run`.
+
+    Returns:
+        What `results.json` holds; None on ranks other than the first.
+
+    Raises:
+        RunError: if the directory is in use, or there is nothing to resume.
+        DataError: if the data cannot be read.
+        TrainingDiverged: if the loss stops being a number.
+        Interrupted: if a signal stopped the run; it can be resumed.
+    """
+    recipe = config.recipe
+    train, val, test = load_parts(config)
+    require_readable(train, val, test)
+    checkpoint = prepare(config, run, resume=resume)
+    seed_everything(recipe.machine.seed, verbose=False)
+    model = build_model(recipe, train.class_names)
+    train, val, test = with_transforms(model, train, val, test)
+
+    module = TrainingModule(model, recipe.optimization, recipe.machine.seed)
+    data = FineGrainedDataModule(
+        train,
+        val,
+        batch_size=recipe.data.batch_size,
+        seed=recipe.machine.seed,
+        workers=recipe.data.workers,
+    )
+    trainer = build_trainer(recipe, run)
+    started = time.monotonic()
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=checkpoint is not None)
+    if not trainer.is_global_zero:
+        return None
+    seconds = time.monotonic() - started
+    results = _finish(config, run, model, test, evaluate)
+    results["pictures"] = {"train": len(train), "val": len(val), "test": len(test)}
+    results["training_seconds"] = round(seconds, 1)
+    write_atomic(run / RESULTS, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def load_parts(config: RunConfig) -> tuple[FineGrainedDataset, FineGrainedDataset, FineGrainedDataset]:
+    """The training, validation and test pictures of a run, without transforms."""
+    recipe = config.recipe.data
+    seed = config.recipe.machine.seed
+    train = load_dataset(config.data, split="train", layout=recipe.layout, seed=seed)
+    test = load_dataset(config.data, split="test", layout=recipe.layout, seed=seed)
+    if recipe.train_per_class is not None:
+        train = limit_per_class(train, recipe.train_per_class, seed)
+    train, val = hold_out(train, recipe.val_fraction, seed)
+    return train, val, test
+
+
+def require_readable(*parts: FineGrainedDataset) -> None:
+    """Open every picture before time is spent on training.
+
+    Raises:
+        DataError: naming the files that cannot be read.
+    """
+    broken = [finding for part in parts for finding in unreadable(part)]
+    if broken:
+        named = "; ".join(f"{path} ({reason})" for path, reason in broken[:_NAMED_FILES])
+        more = f" and {len(broken) - _NAMED_FILES} more" if len(broken) > _NAMED_FILES else ""
+        raise DataError(f"{len(broken)} pictures cannot be read: {named}{more}; repair or remove them")
+
+
+def with_transforms(model: FineGrainedModel, *parts: FineGrainedDataset) -> tuple[FineGrainedDataset, ...]:
+    """The parts with the transforms the model was made for; only `train` is augmented."""
+    size, mean, std = model.config.image_size, model.config.mean, model.config.std
+    return tuple(
+        part.with_transform(ImageTransform(size, mean, std, augment=part.split == "train")) for part in parts
+    )
+
+
+def build_model(recipe: Recipe, class_names: tuple[str, ...]) -> FineGrainedModel:
+    """The model of a recipe, channels last, its backbone compiled if asked for."""
+    stage = recipe.model.stage
+    model = create_model(
+        recipe.model.backbone,
+        method=recipe.model.method,
+        pretrained=recipe.model.pretrained,
+        weights=recipe.model.weights,
+        stage=int(stage) if stage is not None and stage.lstrip("-").isdigit() else stage,
+        image_size=recipe.model.image_size,
+        class_names=class_names,
+        **recipe.method_options,
+    ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if recipe.machine.compile:
+        # In place, so that no name of a parameter changes. The head stays eager: Grad-CAM
+        # differentiates it, which a compiled graph does not allow.
+        model.backbone.compile()
+    return model
+
+
+def build_trainer(recipe: Recipe, run: Path) -> Trainer:
+    """Lightning's trainer with our log, checkpoints and way to stop."""
+    machine = recipe.machine
+    device = default_device(machine.accelerator)
+    parallel = machine.devices * machine.nodes > 1
+    checkpoints = run / "checkpoints"
+    callbacks: list[Any] = [
+        Position(),
+        EpochLog(run / "metrics.csv"),
+        Checkpoints(checkpoints),
+        StopOnSignal(checkpoints),
+    ]
+    terminal = Console().is_terminal
+    if not terminal:
+        callbacks.append(EpochLines(recipe.optimization.epochs))
+    else:
+        callbacks.append(RichProgressBar(leave=True))
+    torch.backends.cudnn.deterministic = True
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy="ddp" if parallel else "auto",
+        sync_batchnorm=parallel and device.type == "cuda",
+        precision="bf16-mixed" if resolve_precision(machine.precision, device) == "bf16" else "32-true",
+        max_epochs=recipe.optimization.epochs,
+        accumulate_grad_batches=recipe.optimization.accumulate,
+        gradient_clip_val=recipe.optimization.clip,
+        logger=TensorBoardLogger(run, name="", version="tensorboard"),
+        callbacks=callbacks,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if recipe.data.val_fraction else 0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=terminal,
+        use_distributed_sampler=False,
+        default_root_dir=run,
+    )
+
+
+def default_device(accelerator: str = "auto") -> torch.device:
+    """The device that `auto` or a named accelerator means on this machine.
+
+    Raises:
+        RunError: if the machine has no such device.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available.get(accelerator):
+        there = ", ".join(name for name, usable in available.items() if usable)
+        raise RunError(f"accelerator {accelerator!r} is not on this machine; it has {there}")
+    return torch.device(accelerator)
+
+
+def prepare(config: RunConfig, run: Path, *, resume: bool) -> Path | None:
+    """Make the run directory, or find the checkpoint to go on from.
+
+    Raises:
+        RunError: if a new run would overwrite something, or a resumed one would not be the same run.
+    """
+    checkpoint = run / "checkpoints" / LAST
+    if resume:
+        stored = RunConfig.read(run)
+        before, now = stored.recipe.to_flat(), config.recipe.to_flat()
+        changed = [name for name in now if before.get(name) != now[name] and name not in _MACHINE_ONLY]
+        if stored.data != config.data or changed:
+            what = ", ".join(f"{name}: {before.get(name)} → {now[name]}" for name in changed) or "data"
+            raise RunError(f"{run}: --resume continues the same run, but {what} changed; start a new run")
+        return checkpoint if checkpoint.exists() else None
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise RunError(f"{run} is not empty: continue it with --resume, or choose another --out")
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        config.write(run)
+    return None
+
+
+def _finish(
+    config: RunConfig, run: Path, model: FineGrainedModel, test: FineGrainedDataset, evaluate: Evaluate
+) -> dict[str, Any]:
+    """Choose the epoch on the validation part, save it, and touch the test pictures, once."""
+    folder = run / "checkpoints"
+    chosen = "best" if (folder / BEST).exists() else "last"
+    fraction = config.recipe.data.val_fraction
+    results: dict[str, Any] = {
+        "protocol": (
+            f"best epoch chosen on {fraction:.0%} of the training pictures, held out"
+            if chosen == "best"
+            else "last epoch, all training pictures used (the paper's protocol)"
+        ),
+        "selected": chosen,
+    }
+    last = _load(folder / LAST)
+    epochs = {"last": last["epoch"] + 1}
+    if chosen == "best":
+        epochs["best"] = last["callbacks"]["Checkpoints"]["best_epoch"]
+    for name, epoch in epochs.items():
+        state = _load(folder / f"{name}.ckpt")["state_dict"]
+        model.load_state_dict(
+            {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+        )
+        summary = evaluate(model.eval(), test, run / "evaluation" / name)
+        results[name] = {"epoch": epoch, **summary}
+        if name == chosen:
+            save_model(model, run / "model")
+    return results
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -1,0 +1,36 @@
+"""What every test may use: small data sets made on the spot, and no network."""
+
+import os
+
+# Before torch and the hub client are imported: two cores, and no address to ask for weights.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 170, 60), "blue": (50, 60, 200)}
+
+
+def write_class_folders(root: Path, *, train: int, test: int, size: int = 40) -> Path:
+    """Class folders of noisy one-coloured squares: easy to learn, quick to read."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for name, colour in COLOURS.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                noise = rng.normal(0, 40, (size, size, 3))
+                pixels = (np.asarray(colour) + noise).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured squares: 12 training and 4 test pictures each."""
+    return write_class_folders(tmp_path_factory.mktemp("data") / "squares", train=12, test=4)

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import ggam
+from ggam.methods.ggam import GGAMOptions
+from ggam.training.recipe import (
+    DataRecipe,
+    MachineRecipe,
+    ModelRecipe,
+    OptimizationRecipe,
+    Recipe,
+    build_optimizer,
+    resolve_precision,
+)
+
+RECIPES = sorted(Path(__file__).parents[2].glob("recipes/*.yaml"))
+
+
+def test_the_defaults_are_the_papers() -> None:
+    recipe = Recipe()
+    assert recipe.model.image_size == 448
+    assert recipe.data.batch_size == 32
+    optimization = recipe.optimization
+    assert (optimization.epochs, optimization.lr, optimization.backbone_lr) == (100, 0.1, 0.01)
+    assert (optimization.momentum, optimization.weight_decay) == (0.9, 1e-4)
+
+
+def test_a_flat_recipe_comes_back_as_it_was() -> None:
+    recipe = Recipe(
+        model=ModelRecipe(backbone="resnet18", weights=Path("w.safetensors"), stage="-2"),
+        ggam=GGAMOptions(preset="paper", target="softmax", guidance_weight=3.0),
+        data=DataRecipe(train_per_class=5, val_fraction=0.2),
+        optimization=OptimizationRecipe(lr=0.02, clip=1.0),
+        machine=MachineRecipe(seed=4),
+    )
+    stored = yaml.safe_load(yaml.safe_dump(recipe.to_flat()))
+    assert Recipe.from_flat(stored) == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"backbone_lrr": 1}, "did you mean backbone_lr?"),
+        ({"lr": -1.0}, "lr=-1.0: expected 0 or more"),
+        ({"method": "gam"}, "method 'gam'"),
+        ({"method": "baseline", "target": "softmax"}, "target: options of the method ggam"),
+        ({"batch_size": 9, "devices": 2}, "batch_size=9: expected a multiple of the 2 devices"),
+        ({"val_fraction": 1.0}, "val_fraction=1.0"),
+        ({"target": "softmx"}, "target='softmx'"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"clip": 0.0}, "clip=0.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"image_size": 8}, "image_size=8"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        Recipe.from_flat(values)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_that_we_ship_parse(path: Path) -> None:
+    values = yaml.safe_load(path.read_text("utf-8"))
+    flat = Recipe.from_flat(values).to_flat()
+    assert all(flat[name] == value for name, value in values.items())
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+
+
+def test_the_optimizer_has_two_rates_annealed_to_zero() -> None:
+    model = ggam.create_model("test_resnet", num_classes=3, pretrained=False, image_size=32)
+    recipe = OptimizationRecipe(lr=0.2, backbone_lr=0.02)
+    optimizer, schedule = build_optimizer(model, recipe, total_steps=10)
+
+    groups = optimizer.param_groups
+    assert [group["lr"] for group in groups] == [0.2, 0.02]
+    counts = [sum(p.numel() for p in group["params"]) for group in groups]
+    assert counts[1] == sum(p.numel() for p in model.backbone.parameters())
+    assert sum(counts) == sum(p.numel() for p in model.parameters())
+    for _ in range(10):
+        optimizer.step()
+        schedule.step()
+    assert [group["lr"] for group in groups] == pytest.approx([0.0, 0.0], abs=1e-12)
+
+
+def test_a_given_precision_is_kept() -> None:
+    assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+    assert resolve_precision("auto", torch.device("mps")) == "fp32"

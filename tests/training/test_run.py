@@ -1,0 +1,239 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import ggam
+from ggam.data.records import DataError, FineGrainedDataset
+from ggam.evaluation.evaluate import evaluate
+from ggam.methods.base import FineGrainedModel
+from ggam.training.callbacks import Interrupted
+from ggam.training.module import TrainingDiverged, TrainingModule
+from ggam.training.recipe import Recipe
+from ggam.training.run import RunConfig, RunError, fit
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
+]
+TINY: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "pretrained": False,
+    "image_size": 32,
+    "epochs": 2,
+    "batch_size": 6,
+    "lr": 0.05,
+    "backbone_lr": 0.02,
+    "workers": 0,
+    "accelerator": "cpu",
+    "precision": "fp32",
+}
+
+
+def measure(model: FineGrainedModel, dataset: FineGrainedDataset, out: Path) -> Mapping[str, float]:
+    report = evaluate(model, dataset)
+    report.write(out)
+    return report.summary()
+
+
+def configure(data: Path, **changes: Any) -> RunConfig:
+    return RunConfig(data, Recipe.from_flat(TINY | changes))
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert fit(configure(squares), run, measure) is not None
+    return run
+
+
+def test_a_run_directory_holds_all_that_is_promised(finished: Path, squares: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert results["selected"] == "best"
+    assert results["last"]["epoch"] == 2
+    assert results["best"]["epoch"] in (1, 2)
+    assert results["pictures"] == {"train": 33, "val": 3, "test": 12}
+    assert "held out" in results["protocol"]
+    assert [row["epoch"] for row in rows(finished)] == ["1", "2"]
+    for row in rows(finished):
+        assert all(float(value) >= 0 for value in row.values())
+    assert RunConfig.read(finished) == configure(squares)
+    assert list((finished / "tensorboard").glob("events.out.tfevents*"))
+
+    model = ggam.load_model(finished / "model")
+    assert not model.training
+    assert model.config.class_names == ("blue", "green", "red")
+    chosen = torch.load(finished / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, chosen[f"model.{name}"])
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(
+    finished: Path, squares: Path, tmp_path: Path
+) -> None:
+    fit(configure(squares, workers=1), tmp_path / "again", measure)
+    assert_same_weights(finished, tmp_path / "again")
+
+
+def test_another_seed_gives_other_weights(finished: Path, squares: Path, tmp_path: Path) -> None:
+    fit(configure(squares, seed=1), tmp_path / "other", measure)
+    name = "model.classifier.1.weight"
+    assert not torch.equal(weights(finished)[name], weights(tmp_path / "other")[name])
+
+
+def signal_before(step: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process receive a signal while the given step of the run is under way."""
+    original = TrainingModule.training_step
+
+    def training_step(self: TrainingModule, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        if self.current_epoch * self.trainer.num_training_batches + batch_idx == step:
+            os.kill(os.getpid(), signum)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", training_step)
+
+
+@pytest.mark.parametrize(
+    ("step", "signum"), [(2, signal.SIGTERM), (4, signal.SIGINT), (7, signal.SIGTERM), (9, signal.SIGINT)]
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    finished: Path,
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    signum: int,
+) -> None:
+    run = tmp_path / "stopped"
+    before = signal.getsignal(signum)
+    with monkeypatch.context() as patch:
+        signal_before(step, signum, patch)
+        if step == 9:  # the last step of the run: there is nothing left to stop
+            fit(configure(squares), run, measure)
+        else:
+            with pytest.raises(Interrupted) as stopped:
+                fit(configure(squares), run, measure)
+            assert stopped.value.signum == signum
+            assert not (run / "results.json").exists()
+    assert signal.getsignal(signum) == before
+    if step != 9:
+        fit(configure(squares), run, measure, resume=True)
+
+    assert_same_weights(finished, run)
+    assert [row["epoch"] for row in rows(run)] == ["1", "2"]
+    for row, whole in zip(rows(run), rows(finished), strict=True):
+        assert (row["val_accuracy"], row["lr"]) == (whole["val_accuracy"], whole["lr"])
+    assert (run / "model/model.safetensors").read_bytes() == (
+        finished / "model/model.safetensors"
+    ).read_bytes()
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(finished: Path, squares: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_run as t
+from pathlib import Path
+with t.pytest.MonkeyPatch.context() as patch:
+    t.signal_before(7, signal.SIGKILL, patch)
+    t.fit(t.configure(Path({str(squares)!r})), Path({str(run)!r}), t.measure)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(rows(run)) == 1
+
+    fit(configure(squares), run, measure, resume=True)
+    assert_same_weights(finished, run)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, squares: Path, tmp_path: Path) -> None:
+    before = (finished / "checkpoints/last.ckpt").read_bytes()
+    results = fit(configure(squares), finished, measure, resume=True)
+    assert results is not None
+    assert results["last"]["epoch"] == 2
+    assert (finished / "checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_a_run_is_never_overwritten(finished: Path, squares: Path) -> None:
+    with pytest.raises(RunError, match="is not empty: continue it with --resume"):
+        fit(configure(squares), finished, measure)
+
+
+def test_a_resumed_run_must_be_the_same_run(finished: Path, squares: Path) -> None:
+    with pytest.raises(RunError, match=r"lr: 0\.05 → 0\.5 changed; start a new run"):
+        fit(configure(squares, lr=0.5), finished, measure, resume=True)
+
+
+def test_there_must_be_something_to_resume(squares: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run directory"):
+        fit(configure(squares), tmp_path / "nothing", measure, resume=True)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(squares: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"in epoch \d, step \d; the learning rates"):
+        fit(configure(squares, lr=1e18, backbone_lr=1e18, epochs=4), tmp_path / "diverged", measure)
+
+
+def test_without_validation_the_last_epoch_is_chosen(squares: Path, tmp_path: Path) -> None:
+    results = fit(configure(squares, val_fraction=0.0, epochs=1), tmp_path / "paper", measure)
+    assert results is not None
+    assert results["selected"] == "last"
+    assert "best" not in results
+    assert "the paper's protocol" in results["protocol"]
+    assert not (tmp_path / "paper/checkpoints/best.ckpt").exists()
+
+
+def test_accumulated_batches_make_one_step(squares: Path, tmp_path: Path) -> None:
+    fit(configure(squares, accumulate=5, epochs=1, clip=1.0), tmp_path / "slow", measure)
+    state = torch.load(tmp_path / "slow/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 1
+
+
+def test_unreadable_pictures_are_named_before_training(squares: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(squares, broken)
+    (broken / "train/red/0.png").write_bytes(b"no picture")
+    (broken / "test/blue/1.png").write_bytes(b"")
+    with pytest.raises(DataError) as refusal:
+        fit(configure(broken), tmp_path / "run", measure)
+    assert "red/0.png" in str(refusal.value)
+    assert "blue/1.png" in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_backbone_trains_to_the_same_weights(finished: Path, squares: Path, tmp_path: Path) -> None:
+    fit(configure(squares, compile=True), tmp_path / "compiled", measure)
+    compiled, eager = weights(tmp_path / "compiled"), weights(finished)
+    assert compiled.keys() == eager.keys()
+    for name in eager:
+        torch.testing.assert_close(compiled[name], eager[name], rtol=0.05, atol=0.01)
