@@ -1,5 +1,6 @@
 """What every test may use: small data sets made on the spot, and no network."""
 
+import importlib
 import os
 
 # Before torch and the hub client are imported: two cores, and no address to ask for weights.
@@ -12,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+# Before torchvision, which it makes importable beside a CPU-only torch.
+importlib.import_module("ggam")
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 170, 60), "blue": (50, 60, 200)}
 

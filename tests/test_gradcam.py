@@ -51,7 +51,7 @@ class Head(nn.Module):
         self.eval()
 
     def pool(self, attended: Tensor) -> Tensor:
-        return attended.amax(dim=(2, 3)) if self.pool_kind == "max" else attended.mean(dim=(2, 3))
+        return attended.flatten(2).max(dim=2).values if self.pool_kind == "max" else attended.mean(dim=(2, 3))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.classifier(self.pool(self.attention(features).features))
@@ -146,6 +146,19 @@ def test_both_equal_the_slopes_of_the_loops(
         np.testing.assert_allclose(closed[b].detach().numpy(), wanted, rtol=1e-5, atol=1e-9)
 
 
+def test_zeros_left_by_a_relu_pass_the_gradient_of_the_equation_as_printed() -> None:
+    """Eq. (3) knows no clamp; ours, there for signed features, must not show where A ≥ 0."""
+    head = Head(True, True, "ratio", "average", False).double()
+    features = feature_map(signed=False).requires_grad_()
+    assert (features == 0).any()
+    channel = head.attention(features).channel
+    weighted = channel[:, :, None, None] * features
+    spatial = weighted.sum(dim=1, keepdim=True) / weighted.sum(dim=(1, 2, 3), keepdim=True)
+    logits = head.classifier(head.pool(features * spatial))
+    wanted = gradcam_weights(logits, features)
+    torch.testing.assert_close(by_autograd(head, features.detach()), wanted, rtol=1e-10, atol=1e-14)
+
+
 def test_weights_by_hand() -> None:
     """y₀ = Σ A², y₁ = 3 Σ A: the gradients are 2A and 3."""
     features = torch.tensor([[[[1.0, 2.0]], [[0.0, 4.0]]]], requires_grad=True)
@@ -235,8 +248,6 @@ DEGENERATE = {
 def test_degenerate_maps_are_finite_and_both_ways_agree(name: str, norm: SpatialNorm, pool: Pool) -> None:
     head = Head(True, True, norm, pool, True).double()
     features = DEGENERATE[name].double()
-    # Ties of the maximum are broken by the module the model uses, not by amax, which shares them out.
-    head.pool = lambda d: d.flatten(2).max(dim=2).values if pool == "max" else d.mean(dim=(2, 3))  # pyright: ignore[reportAttributeAccessIssue]
     closed, beta = head.closed_form(features), by_autograd(head, features)
     assert closed.isfinite().all() and beta.isfinite().all()
     torch.testing.assert_close(closed, beta, rtol=1e-9, atol=1e-12)

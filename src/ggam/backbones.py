@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         """
         features = self.body(images)
         if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[1] != self.channels:
-            raise BackboneError(_layout_complaint(features, self.channels))
+            raise BackboneError(_layout_complaint("the backbone", features, self.channels))
         return features
 
 
@@ -108,7 +108,7 @@ def create_backbone(
             raise BackboneError(
                 "weights and stage belong to named backbones: load and cut your module before passing it"
             )
-        return _wrap(backbone, image_size, IMAGENET_MEAN, IMAGENET_STD)
+        return _wrap(backbone, image_size, IMAGENET_MEAN, IMAGENET_STD, "the backbone")
     file = None if weights is None else Path(weights)
     published = pretrained and file is None
     if backbone.startswith(TORCHVISION_PREFIX):
@@ -119,17 +119,7 @@ def create_backbone(
 def _timm_backbone(
     name: str, published: bool, file: Path | None, stage: int | str | None, image_size: int
 ) -> Backbone:
-    if not timm.is_model(name):
-        raise BackboneError(
-            f"backbone {name!r}: timm has no such model; {_did_you_mean(name, timm.list_models())}"
-        )
-    known = timm.get_pretrained_cfg(name)
-    options: dict[str, Any] = {"img_size": image_size} if known and known.fixed_input_size else {}
-    source = _timm_source(name, known) if published else {}
-    try:
-        model: Any = timm.create_model(name, pretrained=published, **options, **source)
-    except (RuntimeError, AssertionError, OSError) as error:
-        raise BackboneError(f"backbone {name!r} at {image_size} pixels: {_one_line(error)}") from error
+    model = _timm_model(name, published, image_size)
     if not hasattr(model, "forward_intermediates"):
         raise BackboneError(f"backbone {name!r}: timm cannot read its stages as maps; choose another")
     index = _stage_index(name, stage, len(model.feature_info))
@@ -140,10 +130,24 @@ def _timm_backbone(
         removed = full - set(model.state_dict())
         state = read_state(file)
         if misfits(model, state, removed):
-            state = _adapted(timm.create_model(name, **options), state)
+            state = _adapted(_timm_model(name, False, image_size), state)
         _load(model, state, removed, file)
     mean, std = tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
-    return _wrap(_TimmStage(model, index, norm=last), image_size, mean, std)
+    return _wrap(_TimmStage(model, index, norm=last), image_size, mean, std, f"backbone {name!r}")
+
+
+def _timm_model(name: str, published: bool, image_size: int) -> Any:
+    if not timm.is_model(name):
+        raise BackboneError(
+            f"backbone {name!r}: timm has no such model; {_did_you_mean(name, timm.list_models())}"
+        )
+    try:
+        known = timm.get_pretrained_cfg(name)
+        options: dict[str, Any] = {"img_size": image_size} if known and known.fixed_input_size else {}
+        source = _timm_source(name, known) if published else {}
+        return timm.create_model(name, pretrained=published, **options, **source)
+    except (RuntimeError, AssertionError, OSError) as error:
+        raise BackboneError(f"backbone {name!r} at {image_size} pixels: {_one_line(error)}") from error
 
 
 def _timm_source(name: str, known: Any) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def _torchvision_backbone(
         _load(cut, read_state(file), set(model.state_dict()) - set(cut.state_dict()), file)
     # Their forward turns ImageNet's normalisation into this one, before the first layer.
     mean, std = ((0.5,) * 3, (0.5,) * 3) if inception else (IMAGENET_MEAN, IMAGENET_STD)
-    return _wrap(cut, image_size, mean, std)
+    return _wrap(cut, image_size, mean, std, f"backbone {name!r}")
 
 
 def _torchvision_trunk(short: str, model: nn.Module) -> "OrderedDict[str, nn.Module]":
@@ -251,21 +255,23 @@ def _cut(trunk: Mapping[str, nn.Module], name: str, stage: int | str) -> "Ordere
     return kept
 
 
-def _wrap(module: nn.Module, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Backbone:
+def _wrap(
+    body: nn.Module, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], called: str
+) -> Backbone:
     """Find C by one forward pass of a blank picture, and refuse what is not a channels-first map."""
-    parameter = next(module.parameters(), torch.zeros(()))
+    parameter = next(body.parameters(), torch.zeros(()))
     blank = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     try:
-        with torch.no_grad(), eval_mode(module):
-            features = module(blank)
-            channels_first = _is_channels_first(module, features, blank)
+        with torch.no_grad(), eval_mode(body):
+            features = body(blank)
+            channels_first = _is_channels_first(body, features, blank)
     except Exception as error:  # whatever a foreign network says of a picture it cannot take
         raise BackboneError(
-            f"the backbone cannot read a {image_size}-pixel picture: {_one_line(error)}"
+            f"{called} cannot read a {image_size}-pixel picture: {_one_line(error)}"
         ) from error
     if not channels_first:
-        raise BackboneError(_layout_complaint(features, None))
-    return Backbone(module, features.shape[1], mean=mean, std=std)
+        raise BackboneError(_layout_complaint(called, features, None))
+    return Backbone(body, features.shape[1], mean=mean, std=std)
 
 
 def _is_channels_first(module: nn.Module, features: Any, blank: Tensor) -> bool:
@@ -279,11 +285,11 @@ def _is_channels_first(module: nn.Module, features: Any, blank: Tensor) -> bool:
     return second == third
 
 
-def _layout_complaint(features: Any, channels: int | None) -> str:
+def _layout_complaint(called: str, features: Any, channels: int | None) -> str:
     got = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
     wanted = f"(B, {channels}, H, W)" if channels else "a channels-first map (B, C, H, W)"
     return (
-        f"the backbone returns {got}: expected {wanted}; permute channels-last maps with "
+        f"{called} returns {got}: expected {wanted}; permute channels-last maps with "
         ".permute(0, 3, 1, 2) and reshape tokens to their grid, without the class token"
     )
 

@@ -52,6 +52,8 @@ def apply_recipe_file(app: App, commands: tuple[str, ...], arguments: ArgumentCo
         if "--config" in given:
             raise CycloptsError(msg="--resume takes the recipe of the run it continues; leave out --config")
         file = Path(given["--out"].value, "config.yaml")
+        if not file.is_file():
+            raise CycloptsError(msg=f"nothing to resume in {file.parent}: it holds no {file.name}")
     elif "--config" in given:
         file = Path(given["--config"].value)
     else:
@@ -75,7 +77,7 @@ def main() -> None:
     # OpenMP threads that spin while they wait slow the decoding processes down severalfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        build_app()()
+        build_app()(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit("ggam: interrupted")
     except (ValueError, OSError) as error:

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ggam.checkpoint import load_model
+from ggam.data.check import check_dataset, render
 from ggam.data.layouts import load_dataset
 from ggam.data.records import FineGrainedDataset
 from ggam.data.synthetic import synthesize
-from ggam.data.transforms import ImageTransform
 from ggam.demo import run_demo
 from ggam.evaluation.evaluate import evaluate as measure
 from ggam.methods.base import FineGrainedModel
@@ -82,7 +82,12 @@ def train(
         sys.exit(128 + stopped.signum)
     if results is None:  # a rank other than the first
         return
-    page = write_report(out)
+    trained, used = open_run(out)
+    assert used is not None  # fit() wrote it
+    test = load_dataset(
+        used.data, split="test", layout=used.recipe.data.layout, seed=used.recipe.machine.seed
+    )
+    page = write_report(out, trained.to(default_device()), test.with_transform(trained.config.transform()))
     CONSOLE.print(_results_table(results))
     CONSOLE.print(f"{results['protocol']}\nreport: {page}")
 
@@ -114,7 +119,7 @@ def evaluate(
         if config is None:
             raise RunError(f"{run}: a model folder knows no data set; name one: ggam evaluate {run} DATA")
         data, layout, seed = config.data, layout or config.recipe.data.layout, config.recipe.machine.seed
-    test = load_dataset(data, split="test", layout=layout, seed=seed).with_transform(transform_of(model))
+    test = load_dataset(data, split="test", layout=layout, seed=seed).with_transform(model.config.transform())
     target = out or run / "evaluation" / data.resolve().name
     summary = _evaluator(precision, workers, batch_size)(model, test, target)
     CONSOLE.print(_results_table({"this model": summary}))
@@ -145,12 +150,30 @@ def explain(
             model.to(default_device()), images, target, top=top, batch_size=batch_size, on_image=step
         )
     for picture in explained:
-        classes = ", ".join(f"{name} {share:.0%}" for name, share in picture.classes)
+        classes = ", ".join(f"{guess.name} {guess.probability:.0%}" for guess in picture.classes)
         CONSOLE.print(f"{picture.path}: {classes}")
-    for path, reason in failed:
-        print(f"ggam: {path}: {reason}", file=sys.stderr)
+    for failure in failed:
+        print(f"ggam: {failure.path}: {failure.reason}", file=sys.stderr)
     CONSOLE.print(f"{len(explained)} panels and raw maps: {target}")
     if failed:
+        sys.exit(1)
+
+
+def data_check(data: Path, *, layout: str | None = None, json: Annotated[bool, Switch] = False) -> None:
+    """Look a data set over before time is spent on it; exit code 1 if something would corrupt a result.
+
+    Args:
+        data: The data set: CUB-200-2011, class folders, … (docs/datasets.md).
+        layout: Layout of DATA; default: recognised from its files.
+        json: Print all that was found, with every file, as JSON.
+    """
+    with progress("reading") as step:
+        report = check_dataset(data, layout, on_progress=step)
+    if json:
+        print(report.to_json())
+    else:
+        CONSOLE.print(render(report))
+    if not report.ok:
         sys.exit(1)
 
 
@@ -200,7 +223,7 @@ def demo(*, out: Path = Path("demo"), open_page: Annotated[bool, Parameter(name=
         open_page: Open the page in the browser at the end.
     """
     with quiet_lightning():
-        run_demo(out, CONSOLE, _evaluator("auto", 2), open_page=open_page)
+        run_demo(out, CONSOLE, _evaluator("auto", 2), progress, open_page=open_page)
 
 
 def open_run(run: Path) -> tuple[FineGrainedModel, RunConfig | None]:
@@ -219,11 +242,6 @@ def open_run(run: Path) -> tuple[FineGrainedModel, RunConfig | None]:
         )
         raise RunError(f"{run}: holds no trained model ({what})")
     return load_model(run / "model"), RunConfig.read(run)
-
-
-def transform_of(model: FineGrainedModel) -> ImageTransform:
-    """The centre crop that the model was made for."""
-    return ImageTransform(model.config.image_size, model.config.mean, model.config.std)
 
 
 @contextmanager

@@ -1,4 +1,133 @@
 """The demo: birds that differ in one small part, a plain network and GGAM, and a page that compares them."""
 
+import json
+import shutil
+import webbrowser
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from ggam.checkpoint import load_model
+from ggam.data.layouts import load_dataset
+from ggam.data.records import FineGrainedDataset
+from ggam.data.sheet import class_sheet
+from ggam.data.synthetic import synthesize
+from ggam.evaluation.evaluate import evaluate
+from ggam.evaluation.localization import localize_maps
+from ggam.report import ComparisonEntry, write_comparison
+from ggam.training.recipe import Recipe
+from ggam.training.run import Evaluate, RunConfig, default_device, fit
+
+CLASSES = 8
+TRAIN_PER_CLASS = 60
+TEST_PER_CLASS = 25
+RECIPE: dict[str, Any] = {
+    "backbone": "resnet10t",
+    "stage": -2,
+    "pretrained": False,
+    "image_size": 128,
+    "epochs": 10,
+    "batch_size": 16,
+    "lr": 0.05,
+    "backbone_lr": 0.05,
+    "val_fraction": 0.0,
+    "workers": 1,
+}
+"""From scratch, so that nothing need be downloaded; the map is taken one stage early, 8×8, to be fine
+enough for the parts of a bird."""
+METHODS = {"baseline": "plain network", "ggam": "GGAM"}
+MARKER = ".ggam-demo"
 
 
+class DemoError(ValueError):
+    """The demo's folder holds something else."""
+
+
+def run_demo(
+    out: Path,
+    console: Console,
+    evaluator: Evaluate,
+    progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]],
+    *,
+    open_page: bool,
+) -> Path:
+    """Draw birds, train both networks, compare them on one page.
+
+    Args:
+        out: the folder to work in; an earlier demo in it is replaced.
+        console: where the steps are told.
+        evaluator: measures a model at the end of its training.
+        progress: shows how far something that takes a while is.
+        open_page: open the page in the browser.
+
+    Returns:
+        The page.
+
+    Raises:
+        DemoError: if `out` holds something that no demo made.
+    """
+    _clear(out)
+    birds = out / "birds"
+    count = CLASSES * (TRAIN_PER_CLASS + TEST_PER_CLASS)
+    console.print(f"[bold]1/4[/] drawing {count} birds of {CLASSES} species")
+    with progress("drawing") as advance:
+        synthesize(
+            birds,
+            classes=CLASSES,
+            train_per_class=TRAIN_PER_CLASS,
+            test_per_class=TEST_PER_CLASS,
+            image_size=160,
+            progress=advance,
+        )
+    for step, (method, name) in enumerate(METHODS.items(), start=2):
+        console.print(f"[bold]{step}/4[/] training the {name} from scratch, {RECIPE['epochs']} epochs")
+        fit(RunConfig(birds, Recipe.from_flat({**RECIPE, "method": method})), out / method, evaluator)
+    console.print("[bold]4/4[/] looking where they look")
+    page = _compare(out, load_dataset(birds, split="test"))
+    console.print(f"[bold]{page}[/]")
+    if open_page:
+        webbrowser.open(page.resolve().as_uri())
+    return page
+
+
+def _clear(out: Path) -> None:
+    """Make the folder anew, unless it holds something that is not ours."""
+    if out.exists():
+        if not (out / MARKER).is_file():
+            raise DemoError(f"{out} is there already and no demo made it: choose another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARKER).touch()
+
+
+def _compare(out: Path, test: FineGrainedDataset) -> Path:
+    entries: list[ComparisonEntry] = []
+    for method, name in METHODS.items():
+        model = load_model(out / method / "model")
+        shown = test.with_transform(model.config.transform())
+        report = evaluate(model, shown, device=default_device(), maps=True)
+        assert report.maps is not None
+        localization = localize_maps(torch.from_numpy(report.maps), shown)
+        seconds = json.loads((out / method / "results.json").read_text("utf-8"))["training_seconds"]
+        entries.append(ComparisonEntry(name, model, report, localization, seconds))
+    sheet = out / "birds.png"
+    class_sheet(test, sheet)
+    run = out / "ggam"
+    return write_comparison(
+        out / "index.html",
+        entries,
+        test.with_transform(entries[0].model.config.transform()),
+        title="Which bird, and how does it know?",
+        subject="bird",
+        sheet=Image.open(sheet),
+        commands=[
+            (f"ggam explain {run} {test.root / 'images'} --out panels", "what this model sees in each bird"),
+            ("ggam train PHOTOS --out runs/mine", "the paper's recipe on photographs of your own"),
+            ("ggam train --help", "every option, explained"),
+        ],
+    )

@@ -194,7 +194,7 @@ def explain_files(
         root=Path(),
         layout="files",
         split="test",
-        transform=_transform(model),
+        transform=model.config.transform(),
     )
     targets = _targets([sample.path for sample in files.samples], out_dir)
     explained: list[FileExplanation] = []
@@ -259,7 +259,7 @@ def _write_explanation(
     maps = {kind: stack[row].numpy() for kind, stack in shown_maps(model, explanation).items()}
     titles = {"gradcam": f"Grad-CAM: {classes[0].name}", "attention": "Attention T"}
     drawn = panel(
-        crop_of(sample, _transform(model), max(_TILE, model.config.image_size)),
+        crop_of(sample, model.config.transform(), max(_TILE, model.config.image_size)),
         [(titles[kind], heat) for kind, heat in maps.items()],
         "  ·  ".join(f"{guess.name} {guess.probability:.1%}" for guess in classes),
     )
@@ -280,10 +280,6 @@ def _record(entry: FileExplanation) -> dict[str, Any]:
         "maps": entry.maps.name,
         "map_names": entry.map_names,
     }
-
-
-def _transform(model: FineGrainedModel) -> ImageTransform:
-    return ImageTransform(model.config.image_size, model.config.mean, model.config.std)
 
 
 def _targets(paths: Sequence[Path], out_dir: Path) -> list[Path]:

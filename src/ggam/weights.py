@@ -110,8 +110,8 @@ def reachable(address: str) -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        request = urllib.request.Request(address, method="HEAD")
         try:
+            request = urllib.request.Request(address, method="HEAD")
             urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
         except urllib.error.HTTPError as error:
             error.close()  # an answer, if not a friendly one

@@ -30,7 +30,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 def test_a_flat_recipe_comes_back_as_it_was() -> None:
     recipe = Recipe(
-        model=ModelRecipe(backbone="resnet18", weights=Path("w.safetensors"), stage="-2"),
+        model=ModelRecipe(backbone="resnet18", weights=Path("w.safetensors"), stage=-2),
         ggam=GGAMOptions(preset="paper", target="softmax", guidance_weight=3.0),
         data=DataRecipe(train_per_class=5, val_fraction=0.2),
         optimization=OptimizationRecipe(lr=0.02, clip=1.0),

@@ -13,12 +13,10 @@ parts/discriminative_parts.txt   1 5 9              (class, its parts; generated
 """
 
 import os
-from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
-import numpy as np
-
+from ggam.data.lists import read_numbers, read_pairs, refuse
 from ggam.data.records import Box, DataError, FineGrainedDataset, Sample, readable_names
 
 REQUIRED = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images")
@@ -47,31 +45,24 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
     del seed
     if missing := _absent(root):
         raise DataError(f"{root}: {', '.join(missing)} is missing; a CUB folder has {', '.join(REQUIRED)}")
-    classes = _pairs(root / "classes.txt")
+    classes, paths = read_pairs(root / "classes.txt"), read_pairs(root / "images.txt")
     label_of = {identity: label for label, identity in enumerate(classes)}
-    paths = _pairs(root / "images.txt")
-    class_of = _column(root / "image_class_labels.txt", paths, "images.txt")
-    in_train = _column(root / "train_test_split.txt", paths, "images.txt")
+    labels = _labels(root, paths, label_of)
     boxes = _boxes(root / "bounding_boxes.txt", paths)
     part_names, parts = _parts(root, paths)
     masks = _masks(root / "segmentations")
     samples = []
-    for identity, path in paths.items():
-        if class_of[identity] not in label_of:
-            _refuse(root / "image_class_labels.txt", f"class {class_of[identity]} is not in classes.txt")
-        if bool(in_train[identity]) == (split == "train"):
-            mask = str(Path(path).with_suffix(".png"))
-            samples.append(
-                Sample(
-                    path=root / "images" / path,
-                    label=label_of[class_of[identity]],
-                    box=boxes.get(identity),
-                    parts=parts.get(identity, ()),
-                    mask=root / "segmentations" / mask if mask in masks else None,
-                )
+    for identity in _chosen(root, paths, split):
+        mask = str(Path(paths[identity]).with_suffix(".png"))
+        samples.append(
+            Sample(
+                path=root / "images" / paths[identity],
+                label=labels[identity],
+                box=boxes.get(identity),
+                parts=parts.get(identity, ()),
+                mask=root / "segmentations" / mask if mask in masks else None,
             )
-    if not samples:
-        _refuse(root / "train_test_split.txt", f"no picture belongs to the {split} split")
+        )
     return FineGrainedDataset(
         samples,
         readable_names(list(classes.values())),
@@ -87,83 +78,66 @@ def _absent(root: Path) -> tuple[str, ...]:
     return tuple(name for name in REQUIRED if not (root / name).exists())
 
 
-def _refuse(path: Path, reason: str, line: int | None = None) -> NoReturn:
-    raise DataError(f"{path}{'' if line is None else f', line {line}'}: {reason}")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        _refuse(path, f"cannot be read ({error})")
-
-
-def _pairs(path: Path) -> dict[int, str]:
-    """A list of `number rest` by its numbers, in the order of the file."""
-    pairs: dict[int, str] = {}
-    for line, text in enumerate(_lines(path), start=1):
-        if not text.strip():
-            continue
-        identity, _, rest = text.strip().partition(" ")
-        if not identity.isdecimal() or not rest.strip():
-            _refuse(path, f"expected a number and a value, found {text[:80]!r}", line)
-        if int(identity) in pairs:
-            _refuse(path, f"number {identity} appears a second time", line)
-        pairs[int(identity)] = rest.strip()
-    if not pairs:
-        _refuse(path, "is empty")
+def _column(path: Path, paths: dict[str, str]) -> dict[str, str]:
+    """A list with a line for each picture."""
+    pairs = read_pairs(path)
+    _require(path, pairs, paths)
     return pairs
 
 
-def _column(path: Path, expected: dict[int, str], expected_in: str) -> dict[int, int]:
-    """A list of `number integer`, with a line for each expected number."""
-    pairs = _pairs(path)
-    for identity in expected:
-        if identity not in pairs:
-            _refuse(path, f"has no line for number {identity} of {expected_in}")
-        if not pairs[identity].isdecimal():
-            _refuse(path, f"expected an integer for number {identity}, found {pairs[identity]!r}")
-    return {identity: int(pairs[identity]) for identity in expected}
+def _require(path: Path, found: Mapping[str, object], paths: dict[str, str]) -> None:
+    for identity in paths:
+        if identity not in found:
+            refuse(path, f"has no line for number {identity} of images.txt")
 
 
-def _table(path: Path, columns: int) -> np.ndarray:
-    """A file of numbers, (lines, columns)."""
-    lines = [line for line in _lines(path) if line.strip()]
-    try:
-        numbers = np.array(" ".join(lines).split(), dtype=np.float64)
-        return numbers.reshape(len(lines), columns)
-    except ValueError as error:
-        for line, text in enumerate(lines, start=1):
-            if len(text.split()) != columns:
-                message = f"expected {columns} numbers, found {text[:80]!r}"
-                raise DataError(f"{path}, line {line}: {message}") from error
-        raise DataError(f"{path}: expected numbers only ({error})") from error
+def _labels(root: Path, paths: dict[str, str], label_of: dict[str, int]) -> dict[str, int]:
+    path = root / "image_class_labels.txt"
+    class_of = _column(path, paths)
+    for identity in paths:
+        if class_of[identity] not in label_of:
+            refuse(path, f"class {class_of[identity]} of number {identity} is not in classes.txt")
+    return {identity: label_of[class_of[identity]] for identity in paths}
 
 
-def _boxes(path: Path, paths: dict[int, str]) -> dict[int, Box]:
+def _chosen(root: Path, paths: dict[str, str], split: str) -> list[str]:
+    """The numbers of the pictures of a split."""
+    path = root / "train_test_split.txt"
+    in_train = _column(path, paths)
+    for identity in paths:
+        if in_train[identity] not in ("0", "1"):
+            refuse(path, f"expected 0 or 1 for number {identity}, found {in_train[identity]!r}")
+    chosen = [identity for identity in paths if in_train[identity] == ("1" if split == "train" else "0")]
+    if not chosen:
+        refuse(path, f"no picture belongs to the {split} split")
+    return chosen
+
+
+def _boxes(path: Path, paths: dict[str, str]) -> dict[str, Box]:
     if not path.exists():
         return {}
-    boxes = {int(row[0]): Box(*row[1:]) for row in _table(path, 5).tolist()}
-    if missing := paths.keys() - boxes.keys():
-        _refuse(path, f"has no line for number {min(missing)} of images.txt")
+    boxes = {identity: Box(*numbers) for identity, numbers in read_numbers(path, 4)}
+    _require(path, boxes, paths)
     return boxes
 
 
 def _parts(
-    root: Path, paths: dict[int, str]
-) -> tuple[dict[int, str], dict[int, tuple[tuple[float, float] | None, ...]]]:
+    root: Path, paths: dict[str, str]
+) -> tuple[dict[str, str], dict[str, tuple[tuple[float, float] | None, ...]]]:
     """Part names by number, and for each picture where its parts are, in the order of the names."""
     names_file, places_file = root / "parts" / "parts.txt", root / "parts" / "part_locs.txt"
     if not names_file.exists() or not places_file.exists():
         return {}, {}
-    names = _pairs(names_file)
-    order = {identity: position for position, identity in enumerate(names)}
-    places: dict[int, list[tuple[float, float] | None]] = defaultdict(lambda: [None] * len(order))
-    for image, part, x, y, visible in _table(places_file, 5).tolist():
-        if part not in order:
-            _refuse(places_file, f"part {part:g} is not in parts.txt")
-        places[int(image)][order[int(part)]] = (x, y) if visible else None
-    return names, {identity: tuple(places[identity]) for identity in paths}
+    names = read_pairs(names_file)
+    order = {float(identity): position for position, identity in enumerate(names)}
+    places: dict[str, list[tuple[float, float] | None]] = {
+        identity: [None] * len(order) for identity in paths
+    }
+    for identity, (part, x, y, visible) in read_numbers(places_file, 4):
+        if identity not in places or part not in order:
+            refuse(places_file, f"picture {identity}, part {part:g}: not in images.txt and parts.txt")
+        places[identity][order[part]] = (x, y) if visible else None
+    return names, {identity: tuple(parts) for identity, parts in places.items()}
 
 
 def _masks(folder: Path) -> set[str]:
@@ -175,15 +149,15 @@ def _masks(folder: Path) -> set[str]:
 
 
 def _discriminative(
-    root: Path, label_of: dict[int, int], part_names: dict[int, str]
+    root: Path, label_of: dict[str, int], part_names: dict[str, str]
 ) -> dict[int, tuple[int, ...]]:
     path = root / "parts" / "discriminative_parts.txt"
     if not path.exists():
         return {}
-    order = {str(identity): position for position, identity in enumerate(part_names)}
+    order = {identity: position for position, identity in enumerate(part_names)}
     found = {}
-    for identity, parts in _pairs(path).items():
+    for identity, parts in read_pairs(path).items():
         if identity not in label_of or not set(parts.split()) <= order.keys():
-            _refuse(path, f"class {identity} with parts {parts}: not in classes.txt and parts.txt")
+            refuse(path, f"class {identity} with parts {parts}: not in classes.txt and parts.txt")
         found[label_of[identity]] = tuple(order[part] for part in parts.split())
     return found

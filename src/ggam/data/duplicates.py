@@ -17,7 +17,8 @@ MAX_DISTANCE = 7
 MIN_AGREEMENT = 0.92
 """The least correlation between the edges of copies; 1 is equal but for brightness and contrast."""
 
-_CHUNK = 1 << 22
+_PART = 4096  # thumbnails taken at a time, to bound the memory
+_CANDIDATES = 1 << 22  # pairs taken at a time
 _FREQUENCIES = sorted(np.ndindex(11, 11), key=lambda place: (sum(place), place))[1:65]
 
 
@@ -28,27 +29,30 @@ def near_copies(thumbnails: np.ndarray) -> np.ndarray:
         thumbnails: (N, SIDE, SIDE), grey. Pictures of a single colour are copies of nothing.
 
     Returns:
-        (M, 2) indices, the smaller first, each pair once, in ascending order.
+        (M, 2) indices, the smaller first, each pair once, in ascending order. Of many copies of one
+        picture, each is paired with the first at least.
     """
     count = len(thumbnails)
-    both = np.concatenate([thumbnails, thumbnails[:, :, ::-1]]).astype(np.float32)
-    pairs = close_pairs(perceptual_hashes(both))
+    both = np.concatenate([thumbnails, thumbnails[:, :, ::-1]])
+    hashes, first, group = np.unique(perceptual_hashes(both), return_index=True, return_inverse=True)
+    equal = np.stack([first[group], np.arange(len(both))], axis=1)
+    pairs = np.concatenate([equal, np.sort(first[close_pairs(hashes)], axis=1)])
     # What two mirrored pictures have in common, the pictures themselves have too.
-    pairs = pairs[(pairs[:, 0] < count) & (pairs[:, 0] != pairs[:, 1] - count)]
-    edges = _edges(both)
+    pairs = pairs[(pairs[:, 0] < count) & (pairs[:, 0] != pairs[:, 1] % count)]
     alike = [
-        part[np.einsum("ij,ij->i", edges[part[:, 0]], edges[part[:, 1]]) >= MIN_AGREEMENT]
-        for part in np.array_split(pairs, max(1, len(pairs) // 65536))
+        part[np.einsum("ij,ij->i", _edges(both[part[:, 0]]), _edges(both[part[:, 1]])) >= MIN_AGREEMENT]
+        for part in np.array_split(pairs, max(1, len(pairs) // _PART))
     ]
     return np.unique(np.sort(np.concatenate(alike) % count, axis=1), axis=0)
 
 
 def _edges(thumbnails: np.ndarray) -> np.ndarray:
     """The Laplacian of each thumbnail as a vector of length 1, or shorter where there are no edges."""
+    thumbnails = thumbnails.astype(np.float32)
     inner = 4 * thumbnails[:, 1:-1, 1:-1]
     inner -= thumbnails[:, :-2, 1:-1] + thumbnails[:, 2:, 1:-1]
     inner -= thumbnails[:, 1:-1, :-2] + thumbnails[:, 1:-1, 2:]
-    edges = inner.reshape(len(inner), -1)
+    edges = inner.reshape(len(inner), (SIDE - 2) ** 2)
     edges -= edges.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(edges, axis=1, keepdims=True)
     return edges / np.maximum(norms, SIDE)  # one grey level of deviation is noise
@@ -66,11 +70,13 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     """
     steps, frequencies = np.arange(SIDE) + 0.5, np.arange(11)[:, None]
     basis = np.cos(math.pi / SIDE * steps * frequencies).astype(np.float32)  # (11, SIDE)
-    spectrum = basis @ thumbnails @ basis.T
     rows, columns = np.array(_FREQUENCIES).T
-    lowest = spectrum[:, rows, columns]
-    bits = lowest > np.median(lowest, axis=1, keepdims=True)
-    return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64).ravel()
+    hashes = []
+    for part in np.array_split(thumbnails, max(1, len(thumbnails) // _PART)):
+        lowest = (basis @ part.astype(np.float32) @ basis.T)[:, rows, columns]
+        bits = lowest > np.median(lowest, axis=1, keepdims=True)
+        hashes.append(np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64).ravel())
+    return np.concatenate(hashes)
 
 
 def close_pairs(hashes: np.ndarray) -> np.ndarray:
@@ -99,8 +105,8 @@ def close_pairs(hashes: np.ndarray) -> np.ndarray:
 
 
 def _parts(counts: np.ndarray) -> list[np.ndarray]:
-    """Indices in groups of which the counts add up to `_CHUNK` or little more, to bound the memory."""
-    group = np.cumsum(counts) // _CHUNK
+    """Indices in groups of which the counts add up to `_CANDIDATES` or little more, to bound the memory."""
+    group = np.cumsum(counts) // _CANDIDATES
     return np.split(np.arange(len(counts)), np.flatnonzero(np.diff(group)) + 1)
 
 

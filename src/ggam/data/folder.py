@@ -72,11 +72,20 @@ def _is_picture(name: str) -> bool:
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
-    )
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and in those below it, in order."""
+    pictures = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        pictures += [Path(parent, name) for name in files if _is_picture(name)]
+    return sorted(pictures)
 
 
 def _classes(folder: Path) -> list[str]:
@@ -90,12 +99,7 @@ def _classes(folder: Path) -> list[str]:
 def _samples(folder: Path, classes: list[str]) -> list[Sample]:
     samples = []
     for label, name in enumerate(classes):
-        pictures = sorted(
-            Path(parent, file)
-            for parent, _, files in os.walk(folder / name)
-            for file in files
-            if _is_picture(file)
-        )
+        pictures = _pictures(folder / name)
         if not pictures:
             wanted = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
             raise DataError(f"{folder / name}: a class without pictures (looked for {wanted})")

@@ -106,13 +106,22 @@ def load_dataset(
     if split not in SPLITS:
         raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     _check_folder(root)
-    if layout is None:
-        layout = detect_layout(root)
-    if layout not in LAYOUTS:
-        near = get_close_matches(layout, LAYOUTS, n=1)
+    return find_layout(root, layout).read(root, split, seed=seed)
+
+
+def find_layout(root: Path, name: str | None) -> Layout:
+    """The layout of that name; None recognises the one that `root` is of.
+
+    Raises:
+        DataError: if there is none of that name, or `detect_layout` fails.
+    """
+    if name is None:
+        return LAYOUTS[detect_layout(root)]
+    if name not in LAYOUTS:
+        near = get_close_matches(name, LAYOUTS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(LAYOUTS)}"
-        raise DataError(f"layout {layout!r}: {hint}")
-    return LAYOUTS[layout].read(root, split, seed=seed)
+        raise DataError(f"layout {name!r}: {hint}")
+    return LAYOUTS[name]
 
 
 def _check_folder(root: Path) -> None:

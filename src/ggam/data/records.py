@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ggam.data.cache import PictureCache
 from ggam.data.transforms import ImageTransform, as_rgb, upright
 
 
@@ -58,6 +59,7 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
         discriminative: for each label, the parts (indices into `part_names`) by which its class is
             told from those it is most like; only generated data knows them.
         transform: what makes a tensor of a picture; without one, items are RGB pictures.
+        cache: where decoded pictures are kept for the transform.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
         part_names: Sequence[str] = (),
         discriminative: Mapping[int, tuple[int, ...]] | None = None,
         transform: ImageTransform | None = None,
+        cache: PictureCache | None = None,
     ) -> None:
         self.samples = list(samples)
         self.class_names = tuple(class_names)
@@ -80,6 +83,7 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
         self.part_names = tuple(part_names)
         self.discriminative = dict(discriminative or {})
         self.transform = transform
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -95,6 +99,9 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
             DataError: if the picture cannot be read; the message names the file.
         """
         try:
+            if self.cache is not None and self.transform is not None:
+                pixels = self.cache.pixels(sample.path, self.transform.resized_side, banner=sample.banner)
+                return self.transform.crop_resized(pixels, rng=rng)
             with Image.open(sample.path) as image:
                 if self.transform is None:
                     return as_rgb(upright(image)).copy()
@@ -110,6 +117,12 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
     def with_transform(self, transform: ImageTransform | None) -> "FineGrainedDataset":
         """The same samples through another transform."""
         return self._derived(self.samples, self.split, transform)
+
+    def with_cache(self, cache: PictureCache | None) -> "FineGrainedDataset":
+        """The same samples, kept decoded once they have been read."""
+        dataset = self._derived(self.samples, self.split, self.transform)
+        dataset.cache = cache
+        return dataset
 
     def subset(self, indices: Sequence[int], split: str | None = None) -> "FineGrainedDataset":
         """Some of the samples, in the given order."""
@@ -127,6 +140,7 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
             part_names=self.part_names,
             discriminative=self.discriminative,
             transform=transform,
+            cache=self.cache,
         )
 
 

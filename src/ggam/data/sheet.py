@@ -34,7 +34,8 @@ def class_sheet(dataset: FineGrainedDataset, out: Path | str, *, per_class: int 
         told_by = dataset.discriminative.get(label, ())
         for column, sample in enumerate(row):
             sheet.paste(_tile(dataset, sample, told_by), (_LABEL + column * step, top))
-    _save(sheet.quantize(256, dither=Image.Dither.NONE), Path(out))
+    # An octree keeps the few saturated pixels that the median cut would lose.
+    _save(sheet.quantize(256, Image.Quantize.FASTOCTREE), Path(out))
 
 
 def _tile(dataset: FineGrainedDataset, sample: Sample, told_by: tuple[int, ...]) -> Image.Image:

@@ -32,7 +32,7 @@ def synthesize(
     *,
     classes: int = 8,
     train_per_class: int = 60,
-    test_per_class: int = 20,
+    test_per_class: int = 30,
     image_size: int = 256,
     seed: int = 0,
     background_bias: float = 0.0,
@@ -62,7 +62,7 @@ def synthesize(
         DataError: for a number out of its range, or if `out` is there and is not an empty folder.
     """
     plan = _Plan(classes, train_per_class, test_per_class, image_size, seed, background_bias, occlusion)
-    out = Path(out)
+    out = Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: already there; choose another folder, or remove this one first")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import functional as v2
 
 RESIZE_RATIO = 600 / 448
 """The shorter side after resizing, over the side of the crop."""
@@ -46,6 +45,11 @@ class ImageTransform:
     std: tuple[float, ...]
     augment: bool = False
 
+    @property
+    def resized_side(self) -> int:
+        """The shorter side, in pixels, of the resized picture that the crop is a square of."""
+        return round(self.image_size * RESIZE_RATIO)
+
     def region(self, width: int, height: int, rng: np.random.Generator | None = None) -> Region:
         """The square of the picture that is shown to the model, in the picture's pixels.
 
@@ -54,8 +58,7 @@ class ImageTransform:
             height: of the picture, without a banner.
             rng: where the crop lies; without one, in the centre.
         """
-        resized = round(self.image_size * RESIZE_RATIO)
-        side = min(width, height) * self.image_size / resized
+        side = min(width, height) * self.image_size / self.resized_side
         across, down = (0.5, 0.5) if rng is None else rng.random(2)
         left, top = across * (width - side), down * (height - side)
         return Region(left, top, left + side, top + side)
@@ -76,17 +79,38 @@ class ImageTransform:
         Raises:
             ValueError: if `augment` is set and no `rng` is given.
         """
-        if self.augment and rng is None:
-            raise ValueError("an augmenting transform needs a random generator")
-        rng = rng if self.augment else None
+        rng = self._chance(rng)
         image = upright(image)
         width, height = image.size
         region = self.region(width, max(1, height - banner), rng)
-        cropped = decode_region(image, region, self.image_size)
+        return self._tensor(decode_region(image, region, self.image_size), rng)
+
+    def crop_resized(self, pixels: np.ndarray, *, rng: np.random.Generator | None = None) -> Tensor:
+        """The same for a picture that `resize_whole` has resized, up to half a pixel.
+
+        Args:
+            pixels: (H, W, 3) uint8, the shorter side `resized_side` long.
+            rng: as for a call; the same state gives the same crop.
+        """
+        rng = self._chance(rng)
+        region = self.region(pixels.shape[1], pixels.shape[0], rng)
+        left, top = round(region.left), round(region.top)
+        cropped = pixels[top : top + self.image_size, left : left + self.image_size]
+        return self._tensor(Image.fromarray(cropped), rng)
+
+    def _chance(self, rng: np.random.Generator | None) -> np.random.Generator | None:
+        if self.augment and rng is None:
+            raise ValueError("an augmenting transform needs a random generator")
+        return rng if self.augment else None
+
+    def _tensor(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:
         if rng is not None and rng.random() < 0.5:
-            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        tensor = v2.to_dtype(v2.pil_to_tensor(cropped), torch.float32, scale=True)
-        return v2.normalize(tensor, list(self.mean), list(self.std), inplace=True)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        tensor = torch.empty(3, self.image_size, self.image_size)
+        # Band by band: each is contiguous, which makes this several times faster than one permutation.
+        for channel, band, mean, std in zip(tensor, image.split(), self.mean, self.std, strict=True):
+            channel.copy_(torch.from_numpy(np.array(band))).sub_(255 * mean).div_(255 * std)
+        return tensor
 
 
 def decode_region(image: Image.Image, region: Region, size: int) -> Image.Image:
@@ -97,13 +121,31 @@ def decode_region(image: Image.Image, region: Region, size: int) -> Image.Image:
         region: in the pixels of `image`.
         size: in pixels.
     """
+    return _resized(image, region, (size, size))
+
+
+def resize_whole(image: Image.Image, side: int, *, banner: int = 0) -> Image.Image:
+    """A whole picture, upright and in RGB, its shorter side `side` pixels long.
+
+    Args:
+        image: as `PIL.Image.open` returns it, not loaded yet.
+        side: in pixels.
+        banner: rows at the bottom to leave out.
+    """
+    image = upright(image)
+    width, height = image.size[0], max(1, image.size[1] - banner)
+    scale = side / min(width, height)
+    return _resized(image, Region(0, 0, width, height), (round(width * scale), round(height * scale)))
+
+
+def _resized(image: Image.Image, region: Region, size: tuple[int, int]) -> Image.Image:
     width, height = image.size
-    scale = size / (region.right - region.left)
+    scale = max(size[0] / (region.right - region.left), size[1] / (region.bottom - region.top))
     # libjpeg can leave out detail by factors of 2 while decoding, which is where the time goes.
     image.draft(image.mode, (math.ceil(width * scale), math.ceil(height * scale)))
     across, down = image.size[0] / width, image.size[1] / height
     box = (region.left * across, region.top * down, region.right * across, region.bottom * down)
-    return as_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    return as_rgb(image).resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -115,7 +157,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB: transparency over white, 16 bits down to 8, the first frame of several."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         wide = np.asarray(image, dtype=np.float64)

@@ -1,6 +1,7 @@
 """The confusion matrix as a picture: the matrix on the left, the most frequent confusions on the right."""
 
 import io
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,10 @@ def confusion_picture(
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a class may be called "$5"
     png = io.BytesIO()
-    figure.savefig(png, format="png")
+    with warnings.catch_warnings():
+        # Names in a script that the font lacks: boxes here, the names themselves in the tables.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(png, format="png", bbox_inches="tight", pad_inches=0.2)
     return png.getvalue()
 
 
@@ -49,7 +53,9 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> 
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     # A square root, so that one mistake in thirty still shows.
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.set(xlabel="predicted", ylabel="label", title="Share of each class's pictures")
+    named = len(class_names) <= NAMED_CLASSES
+    number = "" if named else ", number of the class from 0"
+    axes.set(xlabel=f"predicted{number}", ylabel=f"label{number}", title="Share of each class's pictures")
     count = len(class_names)
     if count <= NAMED_CLASSES:
         names = [_short(name) for name in class_names]

@@ -1,6 +1,6 @@
 """One pass over a data set: predictions, and if wanted the heat maps at hardly any extra cost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ggam.backbones import eval_mode
 from ggam.data.loaders import eval_loader
-from ggam.data.records import FineGrainedDataset
+from ggam.data.records import DataError, FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport, EvaluationError, Prediction, predictions_from
 from ggam.explanation import explain
 from ggam.methods.base import FineGrainedModel
@@ -55,7 +55,7 @@ def evaluate(
     losses: list[Tensor] = []
     heat: list[np.ndarray] = []
     names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
-    for logits, labels, batch_maps in _batches(model, loader, precision, maps):
+    for logits, labels, batch_maps in _batches(model, _in_one_line(loader), precision, maps):
         start = len(predictions)
         found, loss = predictions_from(logits, labels, names[start : start + len(labels)])
         predictions += found
@@ -103,7 +103,7 @@ def relative_path(path: Path, root: Path) -> str:
 
 
 def _batches(
-    model: FineGrainedModel, loader: DataLoader, precision: Precision, maps: bool
+    model: FineGrainedModel, loader: Iterable[tuple[Tensor, Tensor]], precision: Precision, maps: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Logits (B, K), labels (B,) and maps (B, H, W) of each batch."""
     device = _device(model)
@@ -118,6 +118,15 @@ def _batches(
             with torch.inference_mode(), autocast, eval_mode(model):
                 logits = model(images).logits
             yield logits, labels, None
+
+
+def _in_one_line(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches; an error of a worker process without the traceback that torch puts around it."""
+    try:
+        yield from loader
+    except DataError as error:
+        message = str(error).strip().splitlines()[-1]
+        raise DataError(message.removeprefix(f"{DataError.__module__}.DataError: ")) from error
 
 
 def _device(model: FineGrainedModel) -> torch.device:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ggam._precision import autocast_off, widen
 from ggam.attention import Attention
 from ggam.backbones import Backbone
+from ggam.data.transforms import ImageTransform
 from ggam.gradcam import gradcam_weights
 from ggam.losses import LossTerms
 
@@ -52,6 +53,10 @@ class ModelConfig:
     std: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
     """The method's own options."""
+
+    def transform(self, *, augment: bool = False) -> ImageTransform:
+        """What makes an input of a picture: the crop and normalisation that the model was made for."""
+        return ImageTransform(self.image_size, self.mean, self.std, augment)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

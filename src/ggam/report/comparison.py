@@ -19,6 +19,8 @@ from ggam.report.page import data_uri, interval, percent, write_page
 _SHEET_BYTES = 250_000
 _SHEET_WIDTH = 1080
 _COLOURS = 3
+_CONTROL = "Without a model"
+_CENTRE = "always pointing at the centre"
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def write_comparison(
         title=title,
         lead=_lead(entries, subject),
         names=[entry.name for entry in entries],
-        control="Without a look",
-        rows=_rows(entries, subject),
+        control=_CONTROL,
+        rows=[row for row in _rows(entries, subject) if row.scores],
         sheet=None if sheet is None else _sheet(sheet, dataset, subject),
         rings=bool(dataset.discriminative),
         groups=_groups(entries, dataset, examples),
@@ -147,62 +149,50 @@ def _lead(entries: Sequence[ComparisonEntry], subject: str) -> str:
 def _rows(entries: Sequence[ComparisonEntry], subject: str) -> list[_Row]:
     classes = len(entries[0].report.class_names)
     pictures = len(entries[0].report.predictions)
-    location = entries[0].localization
-    rows = [
+    places = [entry.localization for entry in entries]
+    return [
         _row(
             "Named correctly",
             f"top-1 accuracy, {pictures} test pictures, {classes} classes",
-            entries,
-            [entry.report.top1 for entry in entries],
             pictures,
-            ("Guessing", 1 / classes, "one class in all"),
-        )
+            [(entry.name, entry.report.top1) for entry in entries],
+            (1 / classes, "guessing"),
+        ),
+        _row(
+            f"Looks at the {subject}",
+            f"hottest point of the heat map on the {subject}, {places[0].object_pictures} pictures",
+            places[0].object_pictures,
+            [(entry.name, place.on_object) for entry, place in zip(entries, places, strict=True)],
+            (places[0].centre_on_object, _CENTRE),
+        ),
+        _row(
+            "Looks at the part that matters",
+            f"hottest point on the part that sets the class apart, {places[0].part_pictures} pictures",
+            places[0].part_pictures,
+            [(entry.name, place.on_part) for entry, place in zip(entries, places, strict=True)],
+            (places[0].centre_on_part, _CENTRE),
+        ),
     ]
-    centre = "Pointing at the centre"
-    if location.on_object is not None:
-        rows.append(
-            _row(
-                f"Looks at the {subject}",
-                f"hottest point of the heat map on the {subject}, {location.object_pictures} pictures",
-                entries,
-                [entry.localization.on_object for entry in entries],
-                location.object_pictures,
-                (centre, location.centre_on_object, "every time"),
-            )
-        )
-    if location.on_part is not None:
-        rows.append(
-            _row(
-                "Looks at the part that matters",
-                f"hottest point on the part that sets the class apart, {location.part_pictures} pictures",
-                entries,
-                [entry.localization.on_part for entry in entries],
-                location.part_pictures,
-                (centre, location.centre_on_part, "every time"),
-            )
-        )
-    return rows
 
 
 def _row(
     name: str,
     detail: str,
-    entries: Sequence[ComparisonEntry],
-    values: Sequence[float | None],
     count: int,
-    control: tuple[str, float | None, str],
+    values: Sequence[tuple[str, float | None]],
+    control: tuple[float | None, str],
 ) -> _Row:
-    scores = [
-        _Score(
-            entry.name,
-            value,
-            "" if value is None else f"95 % interval {interval(value, count)}",
-            f"s{number % _COLOURS}",
-        )
-        for number, (entry, value) in enumerate(zip(entries, values, strict=True))
-    ]
-    what, value, how = control
-    return _Row(name, detail, [*scores, _Score(what, value, f"{what.lower()}, {how}", "")])
+    """One measure of all models; without pictures to take it on, its row is empty and not shown."""
+    if not count:
+        return _Row(name, detail, [])
+    scores = []
+    for number, (entry, value) in enumerate(values):
+        spread = "" if value is None else f"95 % interval {interval(value, count)}"
+        scores.append(_Score(entry, value, spread, f"s{number % _COLOURS}"))
+    level, how = control
+    if level is not None and all(value is not None and value <= level for _, value in values):
+        detail += f"; {how} does no worse, so this row says nothing of the models"
+    return _Row(name, detail, [*scores, _Score(_CONTROL, level, how, "")])
 
 
 def _groups(entries: Sequence[ComparisonEntry], dataset: FineGrainedDataset, examples: int) -> list[_Group]:
@@ -246,7 +236,7 @@ def _card(
     sample = dataset.samples[index]
     name = dataset.class_names[sample.label]
     telling = dataset.discriminative.get(sample.label, ())
-    note = " and ".join(dataset.part_names[part] for part in telling)
+    note = _listed([dataset.part_names[part] for part in telling])
     picture = picture_of(dataset, index)
     rings = _rings(dataset, index, entries[0].localization.alpha)
     tiles = [Tile(data_uri(marked(picture, Marks(rings))), f"Test picture of {name}", "picture")]
@@ -260,6 +250,10 @@ def _card(
     right = sum(entry.report.predictions[index].rank == 1 for entry in entries)
     verdict = "right" if right == len(entries) else "wrong" if right == 0 else ""
     return Card(name, f"told by its {note}" if note else "", verdict, tuple(tiles))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _answer(prediction: Prediction, dataset: FineGrainedDataset) -> dict[str, str]:

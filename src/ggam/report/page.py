@@ -57,7 +57,8 @@ def interval(share: float, count: int) -> str:
     z = _NORMAL_95**2
     middle = (share + z / (2 * count)) / (1 + z / count)
     spread = _NORMAL_95 / (1 + z / count) * math.sqrt(share * (1 - share) / count + z / (4 * count**2))
-    return f"{100 * max(0, middle - spread):.1f}–{100 * min(1, middle + spread):.1f}\N{NO-BREAK SPACE}%"
+    low, high = 100 * max(0, middle - spread), 100 * min(1, middle + spread)
+    return f"{low:.1f}\N{WORD JOINER}–\N{WORD JOINER}{high:.1f}\N{NO-BREAK SPACE}%"
 
 
 @cache

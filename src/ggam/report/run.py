@@ -93,7 +93,7 @@ def write_report(
         "run.html",
         title=f"{model.config.method} on {dataset.root.resolve().name}",
         lead=_lead(model, report, history),
-        protocol=results.get("protocol"),
+        protocol=_sentence(results.get("protocol", "")),
         accuracy=_accuracy_rows(results, reports),
         charts=_charts(history, best_epoch),
         best_epoch=best_epoch,
@@ -148,6 +148,10 @@ def _numbers(row: Mapping[str, str | None]) -> dict[str, float]:
         if math.isfinite(value):
             numbers[name] = value
     return numbers
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}." if text else ""
 
 
 def _charts(history: Sequence[Mapping[str, float]], best_epoch: float | None) -> list[Markup]:
@@ -238,7 +242,7 @@ def _case_card(
     prediction = report.predictions[index]
     name, said = report.class_names[prediction.label], report.class_names[prediction.predicted]
     picture = picture_of(dataset, index)
-    tiles = [Tile(data_uri(picture), f"Test picture of {name}", Path(prediction.path).name)]
+    tiles = [Tile(data_uri(picture), f"Test picture of {name}", Path(prediction.path).stem)]
     for kind, heat in maps[index].items():
         title = MAP_TITLES[kind]
         tiles.append(heat_tile(picture, heat, title, f"{title} map of this picture, for {said}"))
@@ -248,8 +252,8 @@ def _case_card(
 def _verdict(prediction: Prediction, name: str, said: str) -> tuple[str, str, str]:
     """Heading, note and verdict of a case."""
     if prediction.rank == 1:
-        return name, percent(prediction.probability), "right"
-    note = f"{percent(prediction.probability)}; {name} {percent(prediction.label_probability)}"
+        return name, f"{percent(prediction.probability)} sure", "right"
+    note = f"{percent(prediction.probability)} sure; {name} got {percent(prediction.label_probability)}"
     return f"{name} taken for {said}", note, "wrong"
 
 

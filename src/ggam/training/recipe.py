@@ -29,7 +29,7 @@ class ModelRecipe:
     """Start from the published ImageNet weights (downloaded on first use)."""
     weights: Path | None = None
     """Start from this file instead: .safetensors or a torch state dict."""
-    stage: str | None = None
+    stage: int | str | None = None
     """Feature map to attend to: timm stage index or torchvision submodule; default: the last."""
     image_size: int = 448
     """Height and width of what the network sees, in pixels."""

@@ -26,7 +26,6 @@ from ggam.data.check import unreadable
 from ggam.data.layouts import load_dataset
 from ggam.data.loaders import FineGrainedDataModule
 from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
-from ggam.data.transforms import ImageTransform
 from ggam.files import write_atomic
 from ggam.methods import create_model
 from ggam.methods.base import FineGrainedModel
@@ -96,12 +95,16 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
         Interrupted: if a signal stopped the run; it can be resumed.
     """
     recipe = config.recipe
+    checkpoint = find_checkpoint(config, run, resume=resume)
     train, val, test = load_parts(config)
-    require_readable(train, val, test)
-    checkpoint = prepare(config, run, resume=resume)
+    if _first_rank():
+        require_readable(train, val, test)
     seed_everything(recipe.machine.seed, verbose=False)
     model = build_model(recipe, train.class_names)
     train, val, test = with_transforms(model, train, val, test)
+    if _first_rank():
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        config.write(run)
 
     module = TrainingModule(model, recipe.optimization, recipe.machine.seed)
     data = FineGrainedDataModule(
@@ -151,21 +154,17 @@ def require_readable(*parts: FineGrainedDataset) -> None:
 
 def with_transforms(model: FineGrainedModel, *parts: FineGrainedDataset) -> tuple[FineGrainedDataset, ...]:
     """The parts with the transforms the model was made for; only `train` is augmented."""
-    size, mean, std = model.config.image_size, model.config.mean, model.config.std
-    return tuple(
-        part.with_transform(ImageTransform(size, mean, std, augment=part.split == "train")) for part in parts
-    )
+    return tuple(part.with_transform(model.config.transform(augment=part.split == "train")) for part in parts)
 
 
 def build_model(recipe: Recipe, class_names: tuple[str, ...]) -> FineGrainedModel:
     """The model of a recipe, channels last, its backbone compiled if asked for."""
-    stage = recipe.model.stage
     model = create_model(
         recipe.model.backbone,
         method=recipe.model.method,
         pretrained=recipe.model.pretrained,
         weights=recipe.model.weights,
-        stage=int(stage) if stage is not None and stage.lstrip("-").isdigit() else stage,
+        stage=recipe.model.stage,
         image_size=recipe.model.image_size,
         class_names=class_names,
         **recipe.method_options,
@@ -233,27 +232,24 @@ def default_device(accelerator: str = "auto") -> torch.device:
     return torch.device(accelerator)
 
 
-def prepare(config: RunConfig, run: Path, *, resume: bool) -> Path | None:
-    """Make the run directory, or find the checkpoint to go on from.
+def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from, None to start from the beginning.
 
     Raises:
         RunError: if a new run would overwrite something, or a resumed one would not be the same run.
     """
-    checkpoint = run / "checkpoints" / LAST
-    if resume:
-        stored = RunConfig.read(run)
-        before, now = stored.recipe.to_flat(), config.recipe.to_flat()
-        changed = [name for name in now if before.get(name) != now[name] and name not in _MACHINE_ONLY]
-        if stored.data != config.data or changed:
-            what = ", ".join(f"{name}: {before.get(name)} → {now[name]}" for name in changed) or "data"
-            raise RunError(f"{run}: --resume continues the same run, but {what} changed; start a new run")
-        return checkpoint if checkpoint.exists() else None
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if not resume:
+        if _first_rank() and run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise RunError(f"{run} is not empty: continue it with --resume, or choose another --out")
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        config.write(run)
-    return None
+        return None
+    stored = RunConfig.read(run)
+    before, now = stored.recipe.to_flat(), config.recipe.to_flat()
+    changed = [name for name in now if before.get(name) != now[name] and name not in _MACHINE_ONLY]
+    if stored.data != config.data or changed:
+        what = ", ".join(f"{name}: {before.get(name)} → {now[name]}" for name in changed) or "data"
+        raise RunError(f"{run}: --resume continues the same run, but {what} changed; start a new run")
+    checkpoint = run / "checkpoints" / LAST
+    return checkpoint if checkpoint.exists() else None
 
 
 def _finish(
@@ -285,6 +281,11 @@ def _finish(
         if name == chosen:
             save_model(model, run / "model")
     return results
+
+
+def _first_rank() -> bool:
+    """Whether this is the process that writes, before Lightning has set up the others."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Bird:
     def ends(self) -> Points:
         """The points that reach farthest out."""
         body = self.body([0.5, 0.1 + 0.33j * self.girth])
-        head = self.head([0.45, 0.2 - 0.2j, -0.23j, -0.2 - 0.25j])
+        head = self.head([0.55 + 0.06j, 0.2 - 0.2j, -0.23j, -0.30 - 0.37j])
         tail = self.tail([complex(-self.tail_length, side * self.tail_spread) for side in (-1, 1)])
         return np.concatenate([body, head, tail, np.array(self.feet) + 0.06j])
 
@@ -109,8 +109,8 @@ class Bird:
         places: dict[str, complex | None] = {
             "back": self.body.at(-0.12 - 0.25j * self.girth),
             "beak": self.head.at(0.33 + 0.03j),
-            "belly": self.body.at(0.05 + 0.27j * self.girth),
-            "breast": self.body.at(0.36 + 0.14j * self.girth),
+            "belly": self.body.at(-0.06 + 0.24j * self.girth),
+            "breast": self.body.at(0.33 + 0.17j),
             "crown": self.head.at(-0.02 - 0.16j),
             "forehead": self.head.at(0.17 - 0.12j),
             "nape": self.head.at(-0.21 + 0.06j),
@@ -130,7 +130,7 @@ EYE = 0.085 - 0.025j
 
 def pose(rng: np.random.Generator) -> Bird:
     """A bird in a random pose."""
-    pitch = rng.uniform(0.1, 0.75)
+    pitch = rng.uniform(0.1, 0.65)
     body = Frame(0j, complex(np.exp(-1j * pitch)))
     girth = rng.uniform(0.88, 1.1)
     head = Frame(
@@ -167,7 +167,7 @@ def stroke(corners: Sequence[complex], steps: int = 8) -> Points:
 
 def ribbon(line: Points, width: float, end_width: float | None = None) -> Points:
     """A line given a width, which may taper towards its end, as a closed curve."""
-    along = np.gradient(line)
+    along = np.concatenate([line[1:], line[-1:]]) - np.concatenate([line[:1], line[:-1]])
     across = 0.5j * along / np.maximum(np.abs(along), 1e-9)
     across *= np.linspace(width, width if end_width is None else end_width, len(line))
     return np.concatenate([line + across, (line - across)[::-1]])

@@ -53,6 +53,8 @@ class Plumage:
     wing: Colour
     leg: Colour
     bill: Colour
+    marks: dict[str, Colour]
+    """This bird's shade of each of `PIGMENTS`."""
 
 
 def plumage(rng: np.random.Generator) -> Plumage:
@@ -65,6 +67,7 @@ def plumage(rng: np.random.Generator) -> Plumage:
         wing=from_hsv(hue, saturation, 0.74 * value),
         leg=mix((70, 62, 60), (205, 150, 120), rng.uniform()),
         bill=(62, 60, 64),
+        marks={name: tone(colour, rng.uniform(0.85, 1.06)) for name, colour in PIGMENTS.items()},
     )
 
 
@@ -104,14 +107,14 @@ def draw_bird(brush: Brush, bird: Bird, species: Species, rng: np.random.Generat
     feathers, marks = plumage(rng), species.marks
     body = Brush(Image.new("RGB", brush.canvas.size, feathers.back), brush.view)
     _body(body, bird, feathers)
-    _belly(body, bird, marks["belly"])
-    _breast(body, bird, marks["breast"])
-    _head(body, bird, marks)
-    _eye(body, bird, marks["eye"])
+    _belly(body, bird, marks["belly"], feathers)
+    _breast(body, bird, marks["breast"], feathers)
+    _head(body, bird, marks, feathers)
+    _eye(body, bird, marks["eye"], feathers)
     _tail(brush, bird, marks["tail"], feathers)
     _legs(brush, bird, feathers)
     if marks["crown"] == "crest":
-        _crest(brush, bird)
+        _crest(brush, bird, feathers)
     brush.overlay(body)
     _wing(brush, bird, marks["wing"], feathers)
     _beak(brush, bird, marks["beak"], feathers)
@@ -129,7 +132,7 @@ def _tail(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
         )
         brush.fill(
             bird.tail(stroke([end * 0.6 - side, *tip, end * 0.6 + side])),
-            tone(PIGMENTS[mark], 0.94 + 0.06 * row),
+            tone(feathers.marks[mark], 0.94 + 0.06 * row),
         )
         brush.fill(bird.tail(ribbon(np.array([0.3 * end, end]), 0.008)), tone(feathers.wing, 0.55))
 
@@ -160,54 +163,54 @@ def _body(brush: Brush, bird: Bird, feathers: Plumage) -> None:
         brush.tint(bird.body(outline([*pale, -0.5 + 0.5j, 0.8 + 0.5j])), colour)
 
 
-def _belly(brush: Brush, bird: Bird, mark: str) -> None:
+def _belly(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
     if mark == "plain":
         return
-    edge = [0.25 + 0.24j, 0.10 + 0.17j, -0.18 + 0.15j, -0.34 + 0.2j]
-    brush.tint(bird.body(outline([*edge, -0.25 + 0.5j, 0.25 + 0.5j])), PIGMENTS[mark])
+    edge = [0.18 + 0.28j, 0.06 + 0.18j, -0.18 + 0.15j, -0.34 + 0.2j]
+    brush.tint(bird.body(outline([*edge, -0.25 + 0.5j, 0.2 + 0.5j])), feathers.marks[mark])
 
 
-def _breast(brush: Brush, bird: Bird, mark: str) -> None:
-    black = PIGMENTS["black"]
+def _breast(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
+    black = feathers.marks["black"]
     if mark == "band":
-        inner, outer = [0.16 + 0.10j, 0.34 + 0.12j, 0.6 + 0.0j], [0.6 + 0.14j, 0.34 + 0.24j, 0.14 + 0.21j]
+        inner, outer = [0.12 + 0.13j, 0.30 + 0.15j, 0.6 + 0.02j], [0.6 + 0.15j, 0.31 + 0.27j, 0.10 + 0.24j]
         brush.tint(bird.body(np.append(stroke(inner), stroke(outer))), black)
     elif mark == "spot":
-        brush.tint(bird.body(disc(0.38 + 0.12j, 0.105)), PIGMENTS["orange"])
+        brush.tint(bird.body(disc(0.33 + 0.17j, 0.105)), feathers.marks["orange"])
     elif mark == "streaks":
         for row in range(3):
             for column in range(4):
-                at = complex(0.18 + 0.085 * column + 0.04 * (row % 2), 0.07 + 0.075 * row - 0.02 * column)
+                at = complex(0.15 + 0.085 * column + 0.04 * (row % 2), 0.11 + 0.075 * row - 0.02 * column)
                 brush.tint(bird.body(outline([at - 0.036, at + 0.02j, at + 0.036, at - 0.02j], 3)), black)
 
 
-def _head(brush: Brush, bird: Bird, marks: dict[str, str]) -> None:
+def _head(brush: Brush, bird: Bird, marks: dict[str, str], feathers: Plumage) -> None:
     if marks["nape"] != "plain":
         patch = [-0.10 - 0.02j, -0.20 - 0.10j, -0.40 - 0.05j, -0.45 + 0.22j, -0.22 + 0.24j, -0.10 + 0.14j]
-        brush.tint(bird.head(outline(patch)), PIGMENTS[marks["nape"]])
+        brush.tint(bird.head(outline(patch)), feathers.marks[marks["nape"]])
     edge = [0.30 + 0.03j, 0.16 + 0.08j, 0.03 + 0.10j, 0.0 + 0.18j, 0.05 + 0.26j]
-    brush.tint(bird.head(outline([*edge, 0.20 + 0.28j, 0.45 + 0.2j])), PIGMENTS[marks["throat"]])
-    crown = PIGMENTS["black" if marks["crown"] == "crest" else marks["crown"]]
+    brush.tint(bird.head(outline([*edge, 0.20 + 0.28j, 0.45 + 0.2j])), feathers.marks[marks["throat"]])
+    crown = feathers.marks["black" if marks["crown"] == "crest" else marks["crown"]]
     edge = [0.30 - 0.10j, 0.12 - 0.115j, -0.05 - 0.11j, -0.17 - 0.05j, -0.30 - 0.02j]
     brush.tint(bird.head(outline([*edge, -0.30 - 0.35j, 0.25 - 0.35j])), crown)
 
 
-def _eye(brush: Brush, bird: Bird, mark: str) -> None:
+def _eye(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
     if mark == "mask":
         above = [0.30 + 0.01j, 0.20 - 0.07j, 0.06 - 0.085j, -0.10 - 0.05j]
         below = [-0.2 + 0.0j, -0.10 + 0.045j, 0.08 + 0.04j, 0.2 + 0.05j]
-        brush.tint(bird.head(outline(above + below)), PIGMENTS["black"])
+        brush.tint(bird.head(outline(above + below)), feathers.marks["black"])
         brush.tint(bird.head(disc(EYE, 0.05)), (104, 90, 82))
     else:
-        brush.tint(bird.head(disc(EYE, 0.076)), PIGMENTS[mark])
+        brush.tint(bird.head(disc(EYE, 0.076)), feathers.marks[mark])
     brush.tint(bird.head(disc(EYE, 0.042)), PIGMENTS["black"])
     brush.tint(bird.head(disc(EYE + 0.013 - 0.015j, 0.013)), (250, 250, 250))
 
 
-def _crest(brush: Brush, bird: Bird) -> None:
+def _crest(brush: Brush, bird: Bird, feathers: Plumage) -> None:
     for back in (0.0, 0.05, 0.1):
         tips = [0.16 - 0.12j, 0.4 * back - 0.30j, back - 0.30 - 0.36j, -0.12 - 0.2j, -0.1 - 0.1j]
-        brush.fill(bird.head(outline(tips)), tone(PIGMENTS["black"], 1 + 3 * back))
+        brush.fill(bird.head(outline(tips)), tone(feathers.marks["black"], 1 + 3 * back))
 
 
 def _wing(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
@@ -229,10 +232,10 @@ def _wing(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
         brush.tint(bird.wing(quill), tone(feathers.wing, 0.6))
     brush.fill(between(0, 20, 2), tone(feathers.wing, 1.16))
     if mark == "bars":
-        brush.fill(between(9, 13, 3), PIGMENTS["white"])
-        brush.fill(between(16, 20, 3), PIGMENTS["white"])
+        brush.fill(between(9, 13, 3), feathers.marks["white"])
+        brush.fill(between(16, 20, 3), feathers.marks["white"])
     else:
-        brush.fill(between(10, 20, 3), PIGMENTS[mark])
+        brush.fill(between(10, 20, 3), feathers.marks[mark])
 
 
 def _beak(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
@@ -241,6 +244,6 @@ def _beak(brush: Brush, bird: Bird, mark: str, feathers: Plumage) -> None:
         "long": ([0.20 - 0.035j, 0.36 - 0.01j, 0.56 + 0.06j], [0.56 + 0.06j, 0.36 + 0.05j, 0.19 + 0.065j]),
         "hook": ([0.18 - 0.08j, 0.32 - 0.075j, 0.40 + 0.09j], [0.38 + 0.11j, 0.29 + 0.07j, 0.17 + 0.09j]),
     }.get(mark, stout)
-    colour = PIGMENTS.get(mark, feathers.bill)
+    colour = feathers.marks.get(mark, feathers.bill)
     brush.fill(bird.head(np.append(stroke(above), stroke(below))), colour)
     brush.fill(bird.head(ribbon(np.array([0.19 + 0.02j, above[-1]]), 0.014)), tone(colour, 0.55))

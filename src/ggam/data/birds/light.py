@@ -42,9 +42,9 @@ def expose(pixels: Pixels, rng: np.random.Generator) -> Image.Image:
     warmth = rng.uniform(-0.08, 0.08)
     gain = rng.uniform(0.8, 1.12) * np.array([1 + warmth, 1, 1 - warmth])
     grain = _window(_grain(), pixels.shape[1::-1], rng) * np.float32(rng.uniform(1, 7))
-    photo = Image.fromarray(
-        (pixels * gain.astype(np.float32) + grain[..., None]).clip(0, 255).astype(np.uint8)
-    )
+    lit = pixels * gain.astype(np.float32)
+    lit += grain[..., None]
+    photo = Image.fromarray(lit.clip(0, 255, out=lit).astype(np.uint8))
     blur = rng.uniform(-0.8, 0.8)
     return photo.filter(ImageFilter.BoxBlur(blur)) if blur > 0 else photo
 

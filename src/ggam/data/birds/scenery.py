@@ -74,14 +74,14 @@ def draw_perch(brush: Brush, place: Scene, ground: complex, tilt: float, rng: np
         brush.fill(ribbon(line + shift, width), tone(place.wood, light))
     for _ in range(rng.integers(2, 6)):
         root = knots[rng.integers(0, 7)]
-        tip = root + 0.35 * np.exp(1j * rng.uniform(-np.pi, np.pi))
+        tip = root + 0.35 * _direction(rng)
         brush.fill(ribbon(np.array([root, tip]), 0.045, 0.025), tone(place.wood, 0.9))
         brush.fill(_leaf(tip, rng.uniform(0.2, 0.32), rng), tone(place.leaf, rng.uniform(0.8, 1.3)))
 
 
 def draw_occluder(brush: Brush, place: Scene, over: complex, rng: np.random.Generator) -> None:
     """A twig with leaves in front of the bird, by the point `over` of it."""
-    along = np.exp(1j * rng.uniform(-np.pi, np.pi))
+    along = _direction(rng)
     bend = 1j * along * rng.uniform(-0.2, 0.2)
     twig = stroke([over - 3 * along, over + bend, over + 3 * along])
     brush.fill(ribbon(twig, 0.05), tone(place.wood, 0.8))
@@ -119,19 +119,21 @@ def _distractors(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator)
     pigments = list(PIGMENTS.values())
     for _ in range(rng.integers(6, 16)):
         colour = tone(pigments[rng.integers(len(pigments))], rng.uniform(0.7, 1.05))
-        at, radius = _somewhere(size, rng), size * rng.uniform(0.014, 0.042)
-        shapes = [
-            [disc(at, radius)],
-            [_leaf(at, 2 * radius, rng) for _ in range(6)],
-            [_leaf(at, 4 * radius, rng)],
-        ]
-        for shape in shapes[rng.integers(3)]:
-            _polygon(draw, shape, colour)
+        at, radius, turn = _somewhere(size, rng), size * rng.uniform(0.014, 0.042), _direction(rng)
+        shapes = (disc(at, radius), at + 1.6 * radius * turn * _FLOWER, at + 4 * radius * turn * _LEAF)
+        _polygon(draw, shapes[rng.integers(len(shapes))], colour)
+
+
+_LEAF = outline([0j, 0.3 - 0.17j, 0.7 - 0.15j, 1 + 0j, 0.7 + 0.15j, 0.3 + 0.17j], 4)
+_FLOWER = outline([(0.35, 1.0)[i % 2] * complex(np.exp(1j * np.pi * i / 5)) for i in range(10)], 4)
 
 
 def _leaf(at: complex, length: float, rng: np.random.Generator) -> Points:
-    along = length * np.exp(1j * rng.uniform(-np.pi, np.pi))
-    return at + along * outline([0j, 0.3 - 0.17j, 0.7 - 0.15j, 1 + 0j, 0.7 + 0.15j, 0.3 + 0.17j], 4)
+    return at + length * _direction(rng) * _LEAF
+
+
+def _direction(rng: np.random.Generator) -> complex:
+    return complex(np.exp(2j * np.pi * rng.random()))
 
 
 def _somewhere(size: int, rng: np.random.Generator) -> complex:

@@ -1,0 +1,87 @@
+"""Side-by-side measurement: kinds take turns, ratios are medians over rounds, memory is the peak."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+
+class Cost(NamedTuple):
+    """What one call costs."""
+
+    seconds: float
+    """Median over the rounds."""
+    ratio: float
+    """Median over the rounds of the time over the first kind's time in the same round."""
+    memory: int
+    """Bytes that the call needs at its peak, beyond what was allocated before it."""
+
+
+def measure(kinds: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Cost]:
+    """Time every kind once per round, after a warm-up; the first kind is what the others are held against."""
+    for call in kinds.values():
+        call()
+    memory = {name: peak_memory(call, device) for name, call in kinds.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(rounds):
+        for name, call in kinds.items():
+            seconds[name].append(_time(call, device))
+    plain = next(iter(seconds.values()))
+    return {
+        name: Cost(
+            statistics.median(times),
+            statistics.median(own / other for own, other in zip(times, plain, strict=True)),
+            memory[name],
+        )
+        for name, times in seconds.items()
+    }
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes of tensors alive at once during a call, beyond those alive before it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    results = recorded.profiler.kineto_results  # pyright: ignore[reportOptionalMemberAccess]
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def show(title: str, costs: Mapping[str, Cost]) -> None:
+    """Print the costs as a table, times and memory as ratios to the first row."""
+    table = Table("", "time", "peak memory", "ms", "MiB", title=title, title_justify="left")
+    plain = next(iter(costs.values()))
+    for name, cost in costs.items():
+        table.add_row(
+            name,
+            f"{cost.ratio:.2f} ×",
+            f"{cost.memory / plain.memory:.2f} ×",
+            f"{1000 * cost.seconds:.0f}",
+            f"{cost.memory / 2**20:.0f}",
+        )
+    Console().print(table)
+
+
+def _time(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

@@ -1,0 +1,213 @@
+"""The command line as a user meets it: real commands, real files, exit codes and one-line errors."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from cyclopts import App
+from PIL import Image
+
+from ggam import cli, commands
+
+Run = Callable[..., tuple[int, str, str]]
+FLAGS = (
+    "--backbone test_resnet --no-pretrained --image-size 32 --epochs 2 --batch-size 6 --lr 0.05 "
+    "--backbone-lr 0.02 --workers 0 --accelerator cpu --precision fp32"
+)
+TRAIN = FLAGS.split()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
+]
+
+
+@pytest.fixture
+def ggam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ggam", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("cli") / "run"
+    command = [sys.executable, "-m", "ggam.cli", "train", str(squares), "--out", str(run), *TRAIN]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+    assert "report:" in done.stdout
+    assert "Warning" not in done.stderr, done.stderr
+    return run
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; sys.argv = ['ggam', '--help']\n"
+        "from ggam.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'timm', 'lightning', 'numpy'} & set(sys.modules)))"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for command in (*cli.COMMANDS, "data"):
+        assert command in done.stdout
+    assert time.monotonic() - start < 10, "a generous bound: --help takes a fifth of a second alone"
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS, *(f"data {name}" for name in cli.DATA_COMMANDS)])
+def test_every_command_explains_each_of_its_options(ggam: Run, command: str) -> None:
+    function = getattr(commands, command.replace(" ", "_"))
+    app = App(default_command=function)
+    for argument in app.assemble_argument_collection(parse_docstring=True):
+        if argument.show:
+            assert argument.parameter.help, f"{command} {argument.name}"
+    code, out, _ = ggam(*command.split(), "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_train_leaves_a_whole_run_directory(trained: Path) -> None:
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "results.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "model/config.json",
+        "model/model.safetensors",
+        "evaluation/last/metrics.json",
+        "evaluation/best/confusion.png",
+        "report/index.html",
+    ):
+        assert (trained / name).stat().st_size > 0, name
+
+
+def test_evaluate_repeats_what_training_measured(ggam: Run, trained: Path, tmp_path: Path) -> None:
+    code, out, _ = ggam("evaluate", trained, "--out", tmp_path / "eval", "--workers", 0)
+    assert code == 0
+    again = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert again["top1"] == json.loads((trained / "results.json").read_text())["best"]["top1"]
+    assert f"{100 * again['top1']:.2f}" in out
+
+
+def test_evaluate_a_model_folder_on_named_data(
+    ggam: Run, trained: Path, squares: Path, tmp_path: Path
+) -> None:
+    code, _, err = ggam("evaluate", trained / "model", squares, "--out", tmp_path / "e", "--workers", 0)
+    assert (code, err) == (0, "")
+    code, _, err = ggam("evaluate", trained / "model")
+    assert code == 2
+    assert "name one" in err
+
+
+def test_explain_writes_a_panel_and_maps_and_names_what_it_could_not_read(
+    ggam: Run, trained: Path, squares: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    picture = squares / "test/red/0.png"
+    code, out, err = ggam("explain", trained, picture, broken, "--out", tmp_path / "panels")
+    assert code == 1
+    assert "broken.jpg" in err
+    assert "red" in out
+    with Image.open(tmp_path / "panels/0.png") as panel:
+        assert panel.width > 200
+    assert np.load(tmp_path / "panels/0.npy").ndim == 3
+
+
+def test_resume_needs_only_the_run(ggam: Run, trained: Path) -> None:
+    code, out, err = ggam("train", "--out", trained, "--resume")
+    assert code == 0, err
+    assert "held out" in out
+
+
+def test_a_recipe_file_gives_options_and_flags_override_it(ggam: Run, squares: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "backbone: test_resnet\npretrained: false\nimage_size: 32\nepochs: 1\nmethod: baseline\n"
+        "batch_size: 6\nworkers: 0\nlr: 0.03\nstage: -2\naccelerator: cpu\n"
+    )
+    run = tmp_path / "run"
+    code, _, err = ggam("train", squares, "--out", run, "--config", recipe, "--lr", "0.01")
+    assert code == 0, err
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert (stored["lr"], stored["method"], stored["stage"]) == (0.01, "baseline", -2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere", "--out", "RUN", *TRAIN], "nowhere: no such folder"),
+        (["train", "DATA", "--out", "RUN", "--bakbone", "x"], "Did you mean --backbone"),
+        (["train", "DATA", "--out", "RUN", "--target", "softmx"], "Did you mean"),
+        (["train", "DATA", "--out", "RUN", "--epochs", "many"], "many"),
+        (["train", "DATA", "--out", "RUN", "--lr", "-1"], "lr=-1.0: expected 0 or more"),
+        (["train", "DATA", "--out", "RUN", "--config", "none.yaml"], "none.yaml: no such file"),
+        (["train", "DATA", "--out", "RUN", "--backbone", "resnet5"], "did you mean resnet50"),
+        (["train", "DATA", "--out", "RUN", "--weights", "w.pt"], "w.pt: no such file"),
+        (["train", "DATA", "--out", "RUN", "--layout", "cubs"], "layout 'cubs'"),
+        (["train", "--out", "RUN", "--resume"], "nothing to resume"),
+        (["trian", "DATA"], "Did you mean"),
+        (["evaluate", "nowhere"], "no such folder"),
+        (["evaluate", "DATA"], "holds no trained model"),
+        (["explain", "nowhere", "x.jpg"], "no such folder"),
+        (["data", "synthesize", "RUN", "--classes", "1"], "classes"),
+        (["data", "check", "nowhere"], "no such file or folder"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(
+    ggam: Run, squares: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    places = {"DATA": str(squares), "RUN": str(tmp_path / "run")}
+    code, _, err = ggam(*(places.get(argument, argument) for argument in arguments))
+    assert code == 2
+    flat = " ".join(err.replace("│", " ").split())
+    assert message in flat
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_keys_of_a_recipe_are_answered_with_the_nearest(
+    ggam: Run, squares: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("bakbone: resnet18\n")
+    code, _, err = ggam("train", squares, "--out", tmp_path / "run", "--config", recipe)
+    assert code == 2
+    assert "did you mean backbone?" in " ".join(err.replace("│", " ").split())
+
+
+def test_a_run_is_not_overwritten(ggam: Run, trained: Path, squares: Path) -> None:
+    before = (trained / "results.json").read_bytes()
+    code, _, err = ggam("train", squares, "--out", trained, *TRAIN)
+    assert code == 2
+    assert "--resume" in err
+    assert (trained / "results.json").read_bytes() == before
+
+
+def test_the_generator_draws_what_was_asked_for(ggam: Run, tmp_path: Path) -> None:
+    out = tmp_path / "birds"
+    code, said, _ = ggam(
+        *f"data synthesize {out} --classes 2 --train-per-class 2 --test-per-class 1 --image-size 64".split()
+    )
+    assert code == 0
+    assert "6 pictures" in said
+    assert len(list((out / "images").rglob("*.jpg"))) == 6
