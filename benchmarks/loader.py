@@ -16,19 +16,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ggam
 import numpy as np
 import torch
-from ggam.data.cache import PictureCache
-from ggam.data.loaders import Augmented, EpochBatches
-from ggam.data.records import FineGrainedDataset
-from ggam.data.transforms import RESIZE_RATIO, ImageTransform
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
+
+import ggam
+from ggam.data.cache import PictureCache
+from ggam.data.loaders import Augmented, EpochBatches
+from ggam.data.records import FineGrainedDataset
+from ggam.data.transforms import RESIZE_RATIO, ImageTransform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = ((500, 375), (3000, 2000))
@@ -36,16 +35,16 @@ SIZES = ((500, 375), (3000, 2000))
 
 
 def write_photos(folder: Path, count: int, width: int, height: int) -> None:
-    """JPEGs with detail on all scales, as many bytes per pixel as those of CUB."""
+    """JPEGs with detail on all scales, the finer the fainter, as in photographs: 2 to 3 bits per pixel."""
     for n in range(count):
         rng = np.random.default_rng((n, width))
         image = Image.new("RGB", (width, height), "grey")
-        cells = 3
-        while cells < width:
+        cells, weight = 3, 0.6
+        while cells < width / 1.5:
             noise = rng.integers(0, 256, (max(2, cells * height // width), cells, 3), dtype=np.uint8)
             layer = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-            image = Image.blend(image, layer, 0.3)
-            cells *= 3
+            image = Image.blend(image, layer, weight)
+            cells, weight = 2 * cells, 0.85 * weight
         path = folder / ("a" if n % 2 else "b") / f"{n:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=90)
@@ -53,6 +52,10 @@ def write_photos(folder: Path, count: int, width: int, height: int) -> None:
 
 def torchvision_loader(folder: Path, image_size: int, batch_size: int) -> DataLoader[Any]:
     """The usual pipeline, on PIL pictures."""
+    # After ggam, which makes torchvision importable beside a CPU-only torch.
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
     transform = v2.Compose(
         [
             v2.Resize(round(image_size * RESIZE_RATIO)),
@@ -108,6 +111,7 @@ def main() -> None:
             for split in ("train", "test"):
                 write_photos(folder / split, args.pictures if split == "train" else 2, width, height)
             train = ggam.load_dataset(folder, split="train")
+            weight = sum(sample.path.stat().st_size for sample in train.samples) / len(train) / 1000
             loaders = {
                 "torchvision ImageFolder, v2 on PIL": torchvision_loader(
                     folder, args.image_size, args.batch_size
@@ -122,7 +126,7 @@ def main() -> None:
         for kind, times in seconds.items():
             ratio = statistics.median(r / t for r, t in zip(reference, times, strict=True))
             spent = f"{1000 * statistics.median(times):.1f}"
-            table.add_row(f"{width}×{height}", kind, f"{ratio:.2f} ×", spent)
+            table.add_row(f"{width}×{height}, {weight:.0f} kB", kind, f"{ratio:.2f} ×", spent)
     Console().print(table)
 
 

@@ -5,7 +5,7 @@ import os
 
 # Before torch and the hub client are imported: two cores, and no address to ask for weights.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pathlib import Path

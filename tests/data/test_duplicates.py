@@ -2,8 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageEnhance
 
 from ggam.data.duplicates import MAX_DISTANCE, SIDE, close_pairs, near_copies, perceptual_hashes

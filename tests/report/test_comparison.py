@@ -50,7 +50,7 @@ def test_the_page(entries: list[ComparisonEntry], annotated: FineGrainedDataset,
     )
     text = path.read_text("utf-8")
     assert "<h1>Birds &amp; co</h1>" in text
-    assert "ggam names 66.7\N{NO-BREAK SPACE}% of 9 unseen pictures correctly, baseline 44.4" in text
+    assert "Ggam names 66.7\N{NO-BREAK SPACE}% of 9 unseen pictures correctly, baseline 44.4" in text
     groups = re.findall(r"<h3>(.*?) <span[^>]*>(\d+) of 9", text)
     assert groups == [
         ("Both right", "2"),
@@ -75,7 +75,7 @@ def test_the_best_model_comes_first_in_the_headline_whichever_it_is(
         replace(entries[1], report=entries[0].report),
     ]
     text = write_comparison(tmp_path / "a.html", swapped, annotated, title="x").read_text("utf-8")
-    assert "baseline names 66.7" in text
+    assert "Baseline names 66.7" in text
 
 
 def test_a_row_that_the_centre_wins_says_so(

@@ -21,7 +21,7 @@ class PictureCache:
     Each picture has a file of its own, which appears at once, so that any number of processes may fill
     the folder together. A file's name holds what it was made of; a picture that has changed since, or
     is wanted at another size, gets another one. Files of the past stay until the folder is removed.
-    A picture of 500×375, kept for crops of 448 pixels, takes 1.4 MB, the 11,788 of CUB 17 GB.
+    A picture of 500×375, kept for crops of 448 pixels, takes 1.4 MB: CUB's training part 8.6 GB.
 
     Attributes:
         folder: where the files are; it is made when the first picture is stored.

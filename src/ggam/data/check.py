@@ -136,13 +136,13 @@ def render(report: CheckReport) -> Group:
     head = Text.assemble((str(report.path), "bold"), f"\nlayout {layout}{counts}")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in report.findings:
-        message = Text(finding.message)
+        style = _ORDER[finding.severity]
+        message = Text.assemble(finding.message, "  ", (finding.code, style))
         for files in finding.files[:_SHOWN]:
             message.append(f"\n  {' = '.join(files)}", style="dim")
         if len(finding.files) > _SHOWN:
             message.append(f"\n  … and {len(finding.files) - _SHOWN:,} more (--json lists all)", style="dim")
-        style = _ORDER[finding.severity]
-        table.add_row(Text(finding.severity, style=style), Text(finding.code, style=style), message)
+        table.add_row(Text(finding.severity, style=style), message)
     numbers = [(sum(f.severity == severity for f in report.findings), severity) for severity in _ORDER]
     counted = ", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in numbers if n)
     verdict = "nothing here would corrupt a result" if report.ok else "errors would corrupt a result"

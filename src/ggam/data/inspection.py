@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ggam.data.duplicates import SIDE
 from ggam.data.transforms import as_rgb, upright
@@ -110,4 +110,8 @@ def _traits(image: Image.Image) -> frozenset[str]:
 
 
 def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error in one line, without the file it is about."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture of a known format"
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split()) or type(error).__name__

@@ -131,7 +131,8 @@ def _lead(entries: Sequence[ComparisonEntry], subject: str) -> str:
     first, *others = sorted(entries, key=lambda entry: -entry.report.top1)
     count = len(first.report.predictions)
     ranking = ", ".join(f"{entry.name} {percent(entry.report.top1)}" for entry in others)
-    text = f"{first.name} names {percent(first.report.top1)} of {count} unseen pictures correctly, {ranking}."
+    winner = first.name[:1].upper() + first.name[1:]
+    text = f"{winner} names {percent(first.report.top1)} of {count} unseen pictures correctly, {ranking}."
     peaks = [
         f"{percent(entry.localization.on_part)} ({entry.name})"
         for entry in entries

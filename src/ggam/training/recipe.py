@@ -55,6 +55,8 @@ class DataRecipe:
     """Pictures per step, over all devices."""
     workers: int = 2
     """Processes that decode pictures, per device; no influence on results."""
+    cache: Path | None = None
+    """Folder that keeps the training pictures decoded (9 GB for CUB at 448 pixels); default: none."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be loaded."""
@@ -168,7 +170,7 @@ class Recipe:
                 close = get_close_matches(name, homes, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(homes)}"
                 raise ValueError(f"recipe has no option {name!r}: {hint}")
-            parts[homes[name]][name] = Path(value) if name == "weights" and value else value
+            parts[homes[name]][name] = Path(value) if name in ("weights", "cache") and value else value
         return cls(**{part: kind(**parts[part]) for part, kind in _PARTS.items()})
 
 

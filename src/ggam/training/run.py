@@ -22,6 +22,7 @@ from rich.console import Console
 
 from ggam import _version
 from ggam.checkpoint import save_model
+from ggam.data.cache import PictureCache
 from ggam.data.check import unreadable
 from ggam.data.layouts import load_dataset
 from ggam.data.loaders import FineGrainedDataModule
@@ -133,6 +134,8 @@ def load_parts(config: RunConfig) -> tuple[FineGrainedDataset, FineGrainedDatase
     seed = config.recipe.machine.seed
     train = load_dataset(config.data, split="train", layout=recipe.layout, seed=seed)
     test = load_dataset(config.data, split="test", layout=recipe.layout, seed=seed)
+    if recipe.cache is not None:
+        train = train.with_cache(PictureCache(recipe.cache))
     if recipe.train_per_class is not None:
         train = limit_per_class(train, recipe.train_per_class, seed)
     train, val = hold_out(train, recipe.val_fraction, seed)
