@@ -1,8 +1,8 @@
 """What a heat map costs: ours and every CAM library's, on the same network, side by side.
 
 Prints time and peak memory of a batch, as ratios to a plain forward pass under `inference_mode`. Every
-library gets the same model and the same layer, the output A of the backbone, and what its own
-documentation advises (frozen parameters where that is faster).
+library gets the same model and the same layer, the output A of the backbone; captum, which can explain
+a network with frozen parameters, gets it frozen, so that it need not keep what it does not use.
 
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/explain.py
@@ -12,13 +12,16 @@ documentation advises (frozen parameters where that is faster).
 import argparse
 from collections.abc import Callable
 
-import torch
-from captum.attr import LayerGradCam
-from pytorch_grad_cam import GradCAM as JacobGradCAM
-from torch import Tensor, nn
-from torchcam.methods import GradCAM as TorchCamGradCAM
+import ggam  # before the libraries that import torchvision, see ggam._torchvision
 
-import ggam
+# isort: split
+
+import torch
+from captum.attr import LayerGradCam  # pyright: ignore[reportMissingImports]
+from pytorch_grad_cam import GradCAM as JacobGradCAM  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn
+from torchcam.methods import GradCAM as TorchCamGradCAM  # pyright: ignore[reportMissingImports]
+
 from ggam.methods.base import FineGrainedModel
 from rounds import measure, show
 
@@ -57,6 +60,7 @@ def build_kinds(
             scores = wrapped[0](images)
             return torchcam(scores.argmax(dim=1).tolist(), scores)
 
+    for_captum.requires_grad_(False)
     captum = LayerGradCam(wrapped[1], for_captum.backbone)
 
     def captum_maps() -> Tensor:
@@ -71,7 +75,7 @@ def build_kinds(
 
     def jacob_maps() -> object:
         with autocast:
-            return jacob(input_tensor=images)
+            return jacob(input_tensor=images, targets=None)
 
     return {
         "plain forward (inference_mode)": forward,

@@ -113,9 +113,7 @@ def main() -> None:
             train = ggam.load_dataset(folder, split="train")
             weight = sum(sample.path.stat().st_size for sample in train.samples) / len(train) / 1000
             loaders = {
-                "torchvision ImageFolder, v2 on PIL": torchvision_loader(
-                    folder, args.image_size, args.batch_size
-                ),
+                "torchvision, v2 on PIL": torchvision_loader(folder, args.image_size, args.batch_size),
                 "ggam": our_loader(train, args.image_size, args.batch_size),
                 "ggam --cache": our_loader(
                     train.with_cache(PictureCache(folder / "cache")), args.image_size, args.batch_size

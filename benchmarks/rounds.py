@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -23,14 +23,19 @@ class Cost(NamedTuple):
 
 
 def measure(kinds: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Cost]:
-    """Time every kind once per round, after a warm-up; the first kind is what the others are held against."""
+    """Time every kind once per round, after a warm-up; the first kind is what the others are held against.
+
+    Each round starts with another kind, so that none always follows the same one.
+    """
     for call in kinds.values():
         call()
     memory = {name: peak_memory(call, device) for name, call in kinds.items()}
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(rounds):
-        for name, call in kinds.items():
-            seconds[name].append(_time(call, device))
+    names = list(kinds)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(_time(kinds[name], device))
     plain = next(iter(seconds.values()))
     return {
         name: Cost(
@@ -53,7 +58,8 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
-    results = recorded.profiler.kineto_results  # pyright: ignore[reportOptionalMemberAccess]
+    profiler: Any = recorded.profiler
+    results = profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
     alive = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

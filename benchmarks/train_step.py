@@ -10,13 +10,13 @@ pass through the whole network to get the gradient of y_k.
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import ggam
-from ggam.gradcam import select_logits
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.ggam import GGAM
 from rounds import measure, show
@@ -41,7 +41,7 @@ def naive_loss(model: GGAM, images: Tensor, targets: Tensor) -> Tensor:
     output = model(images)
     assert output.attention is not None
     output.features.retain_grad()
-    select_logits(output.logits, None).sum().backward(retain_graph=True)
+    output.logits.amax(dim=1).sum().backward(retain_graph=True)
     assert output.features.grad is not None
     beta = output.features.grad.mean(dim=(2, 3))
     for parameter in model.parameters():
@@ -67,7 +67,7 @@ def main() -> None:
     targets = torch.randint(200, (args.batch_size,), device=device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
-    def build(**options: object) -> FineGrainedModel:
+    def build(**options: Any) -> FineGrainedModel:
         model = ggam.create_model(args.backbone, 200, pretrained=False, image_size=args.image_size, **options)
         return model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

@@ -14,6 +14,8 @@ from cyclopts import App
 from PIL import Image
 
 from ggam import cli, commands
+from ggam.data.layouts import detect_layout
+from ggam.data.synthetic import synthesize
 
 Run = Callable[..., tuple[int, str, str]]
 FLAGS = (
@@ -21,6 +23,7 @@ FLAGS = (
     "--backbone-lr 0.02 --workers 0 --accelerator cpu --precision fp32"
 )
 TRAIN = FLAGS.split()
+ONE_EPOCH = FLAGS.replace("--epochs 2", "--epochs 1").split()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -106,13 +109,17 @@ def test_evaluate_repeats_what_training_measured(ggam: Run, trained: Path, tmp_p
     again = json.loads((tmp_path / "eval/metrics.json").read_text())
     assert again["top1"] == json.loads((trained / "results.json").read_text())["best"]["top1"]
     assert f"{100 * again['top1']:.2f}" in out
+    said = " ".join(out.split())
+    assert "one centre crop of 32 pixels, the shorter side resized to 43" in said
+    assert "best epoch chosen on 10% of the training pictures, held out" in said
 
 
 def test_evaluate_a_model_folder_on_named_data(
     ggam: Run, trained: Path, squares: Path, tmp_path: Path
 ) -> None:
-    code, _, err = ggam("evaluate", trained / "model", squares, "--out", tmp_path / "e", "--workers", 0)
+    code, out, err = ggam("evaluate", trained / "model", squares, "--out", tmp_path / "e", "--workers", 0)
     assert (code, err) == (0, "")
+    assert "protocol: unknown" in out
     code, _, err = ggam("evaluate", trained / "model")
     assert code == 2
     assert "name one" in err
@@ -195,6 +202,51 @@ def test_unknown_keys_of_a_recipe_are_answered_with_the_nearest(
     assert "did you mean backbone?" in " ".join(err.replace("│", " ").split())
 
 
+def as_folders(squares: Path, to: Path) -> Path:
+    return squares
+
+
+def as_manifest(squares: Path, to: Path) -> Path:
+    pictures = [path.relative_to(squares) for path in sorted(squares.rglob("*.png"))]
+    lines = [f"{squares / path},{path.parts[1]},{path.parts[0]}" for path in pictures]
+    to.write_text("\n".join(["path,label,split", *lines]) + "\n")
+    return to
+
+
+def as_cub(squares: Path, to: Path) -> Path:
+    synthesize(to, classes=3, train_per_class=8, test_per_class=4, image_size=48)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("made", "layout", "name"),
+    [(as_folders, "folder", "squares"), (as_manifest, "manifest", "list.csv"), (as_cub, "cub", "birds")],
+)
+def test_every_layout_is_trained_on_by_the_same_command(
+    ggam: Run, squares: Path, tmp_path: Path, made: Callable[[Path, Path], Path], layout: str, name: str
+) -> None:
+    data, run = made(squares, tmp_path / name), tmp_path / "run"
+    assert detect_layout(data) == layout
+    code, out, err = ggam("train", data, "--out", run, *ONE_EPOCH)
+    assert code == 0, err
+    assert "report:" in out
+    results = json.loads((run / "results.json").read_text())
+    assert results["last"]["classes"] == 3
+    assert results["pictures"]["test"] == results["last"]["pictures"] == 12
+
+
+def test_a_cache_is_filled_once_and_changes_no_result(ggam: Run, squares: Path, tmp_path: Path) -> None:
+    cache, states, results = tmp_path / "cache", [], []
+    for run in (tmp_path / "first", tmp_path / "second"):
+        code, _, err = ggam("train", squares, "--out", run, "--cache", cache, *ONE_EPOCH)
+        assert code == 0, err
+        states.append({path.name: path.stat().st_mtime_ns for path in cache.rglob("*.npy")})
+        results.append(json.loads((run / "results.json").read_text()) | {"training_seconds": 0})
+    assert states[0] == states[1]
+    assert len(states[0]) == 5 * 6 + 3, "five whole batches and the validation part, no test picture"
+    assert results[0] == results[1]
+
+
 def test_a_run_is_not_overwritten(ggam: Run, trained: Path, squares: Path) -> None:
     before = (trained / "results.json").read_bytes()
     code, _, err = ggam("train", squares, "--out", trained, *TRAIN)
@@ -211,3 +263,15 @@ def test_the_generator_draws_what_was_asked_for(ggam: Run, tmp_path: Path) -> No
     assert code == 0
     assert "6 pictures" in said
     assert len(list((out / "images").rglob("*.jpg"))) == 6
+
+
+def test_flags_go_before_the_preset_of_the_generator(ggam: Run, tmp_path: Path) -> None:
+    out = tmp_path / "birds"
+    thin = "--train-per-class 1 --test-per-class 1 --image-size 32"
+    code, said, _ = ggam(*f"data synthesize {out} --preset cub {thin}".split())
+    assert code == 0
+    assert "400 pictures" in said
+    assert len((out / "classes.txt").read_text().splitlines()) == 200
+    code, _, err = ggam("data", "synthesize", tmp_path / "cars", "--preset", "cars")
+    assert code == 2
+    assert "cub" in err

@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attention", "gradcam", "losses"),
     ("backbones", "data", "weights"),
     ("checkpoint", "methods"),
-    ("explanation", "export", "panels"),
+    ("explanation", "export", "overlays", "panels"),
     ("evaluation", "training"),
     ("report", "serve", "studies"),
     ("__main__", "cli", "commands", "demo"),

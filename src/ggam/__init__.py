@@ -9,24 +9,20 @@ from ggam._version import __version__ as __version__
 _torchvision.install()
 
 if TYPE_CHECKING:
-    from ggam.attention import Attention as Attention
-    from ggam.attention import ChannelSpatialAttention as ChannelSpatialAttention
-    from ggam.attention import apply_spatial as apply_spatial
-    from ggam.attention import channel_weights as channel_weights
-    from ggam.attention import spatial_weights as spatial_weights
-    from ggam.checkpoint import load_model as load_model
-    from ggam.checkpoint import save_model as save_model
+    from ggam.attention import (
+        Attention as Attention,
+        ChannelSpatialAttention as ChannelSpatialAttention,
+        apply_spatial as apply_spatial,
+        channel_weights as channel_weights,
+        spatial_weights as spatial_weights,
+    )
+    from ggam.checkpoint import load_model as load_model, save_model as save_model
     from ggam.data.layouts import load_dataset as load_dataset
-    from ggam.explanation import Explanation as Explanation
-    from ggam.explanation import explain as explain
-    from ggam.gradcam import gradcam_map as gradcam_map
-    from ggam.gradcam import gradcam_weights as gradcam_weights
-    from ggam.losses import GGAMLoss as GGAMLoss
-    from ggam.losses import LossTerms as LossTerms
-    from ggam.losses import symmetric_kl as symmetric_kl
+    from ggam.explanation import Explanation as Explanation, explain as explain
+    from ggam.gradcam import gradcam_map as gradcam_map, gradcam_weights as gradcam_weights
+    from ggam.losses import GGAMLoss as GGAMLoss, LossTerms as LossTerms, symmetric_kl as symmetric_kl
     from ggam.methods import create_model as create_model
-    from ggam.methods.base import FineGrainedModel as FineGrainedModel
-    from ggam.methods.base import Output as Output
+    from ggam.methods.base import FineGrainedModel as FineGrainedModel, Output as Output
 
 _HOMES = {
     "Attention": "attention",

@@ -79,7 +79,8 @@ def main() -> None:
     try:
         build_app()(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit("ggam: interrupted")
+        print("ggam: interrupted", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         print(f"ggam: {error}", file=sys.stderr)
         sys.exit(2)

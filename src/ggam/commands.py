@@ -1,12 +1,13 @@
 """What each command does: read the arguments, call the library, print the outcome."""
 
+import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -17,7 +18,7 @@ from ggam.checkpoint import load_model
 from ggam.data.check import check_dataset, render
 from ggam.data.layouts import load_dataset
 from ggam.data.records import FineGrainedDataset
-from ggam.data.synthetic import synthesize
+from ggam.data.synthetic import PRESETS, synthesize
 from ggam.demo import run_demo
 from ggam.evaluation.evaluate import evaluate as measure
 from ggam.methods.base import FineGrainedModel
@@ -34,9 +35,10 @@ from ggam.training.recipe import (
     Recipe,
     resolve_precision,
 )
-from ggam.training.run import RunConfig, RunError, default_device, fit
+from ggam.training.run import RESULTS, RunConfig, RunError, default_device, fit
 
 CONSOLE = Console(highlight=False)
+PROGRESS = Console(stderr=True)
 Switch = Parameter(negative="")
 
 
@@ -114,16 +116,18 @@ def evaluate(
         precision: bf16 or fp32; auto: bf16 where the device computes it natively.
     """
     model, config = open_run(run)
-    seed = 0
+    # The run's seed, so that a data set without a split of its own is split as it was for training.
+    seed = config.recipe.machine.seed if config else 0
     if data is None:
         if config is None:
             raise RunError(f"{run}: a model folder knows no data set; name one: ggam evaluate {run} DATA")
-        data, layout, seed = config.data, layout or config.recipe.data.layout, config.recipe.machine.seed
+        data, layout = config.data, layout or config.recipe.data.layout
     test = load_dataset(data, split="test", layout=layout, seed=seed).with_transform(model.config.transform())
     target = out or run / "evaluation" / data.resolve().name
     summary = _evaluator(precision, workers, batch_size)(model, test, target)
     CONSOLE.print(_results_table({"this model": summary}))
-    CONSOLE.print(f"{summary['pictures']} pictures; tables and confusion matrix: {target}")
+    CONSOLE.print(f"{summary['pictures']} test pictures of {data}; {_crop(model)}")
+    CONSOLE.print(f"{_training_protocol(run)}\ntables and confusion matrix: {target}")
 
 
 def explain(
@@ -180,10 +184,11 @@ def data_check(data: Path, *, layout: str | None = None, json: Annotated[bool, S
 def data_synthesize(
     out: Path,
     *,
-    classes: int = 8,
-    train_per_class: int = 60,
-    test_per_class: int = 30,
-    image_size: int = 256,
+    preset: Literal["cub"] | None = None,
+    classes: int | None = None,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+    image_size: int | None = None,
     seed: int = 0,
     background_bias: float = 0.0,
     occlusion: float = 0.0,
@@ -192,27 +197,33 @@ def data_synthesize(
 
     Args:
         out: The folder to make.
-        classes: Species; neighbouring ones differ in one small part only.
-        train_per_class: Training pictures of each species.
-        test_per_class: Test pictures of each species.
-        image_size: Height and width of the pictures, in pixels.
+        preset: The size of a published set; cub: 200 classes, 5994 and 5794 pictures of 433 pixels. What
+            the following four say goes before it.
+        classes: Species; neighbouring ones differ in one small part only; default: 8.
+        train_per_class: Training pictures of each species; default: 60.
+        test_per_class: Test pictures of each species; default: 30.
+        image_size: Height and width of the pictures, in pixels; default: 256.
         seed: The same seed gives the same files, byte for byte.
         background_bias: Share of training pictures that stand on their species' own background.
         occlusion: Share of pictures in which leaves hide a part of the bird.
     """
+    size = {
+        "classes": classes,
+        "train_per_class": train_per_class,
+        "test_per_class": test_per_class,
+        "image_size": image_size,
+    }
+    given = {name: value for name, value in size.items() if value is not None}
     with progress("drawing") as step:
-        synthesize(
+        count = synthesize(
             out,
-            classes=classes,
-            train_per_class=train_per_class,
-            test_per_class=test_per_class,
-            image_size=image_size,
+            **PRESETS.get(preset or "", {}) | given,
             seed=seed,
             background_bias=background_bias,
             occlusion=occlusion,
             progress=step,
         )
-    CONSOLE.print(f"{classes * (train_per_class + test_per_class)} pictures of {classes} species: {out}")
+    CONSOLE.print(f"{count:,} pictures: {out}")
 
 
 def demo(*, out: Path = Path("demo"), open_page: Annotated[bool, Parameter(name="--open")] = True) -> None:
@@ -222,8 +233,12 @@ def demo(*, out: Path = Path("demo"), open_page: Annotated[bool, Parameter(name=
         out: The folder to work in; made again if an earlier demo left it.
         open_page: Open the page in the browser at the end.
     """
-    with quiet_lightning():
-        run_demo(out, CONSOLE, _evaluator("auto", 2), progress, open_page=open_page)
+    try:
+        with quiet_lightning():
+            run_demo(out, CONSOLE, _evaluator("auto", 2), progress, open_page=open_page)
+    except Interrupted as stopped:
+        print(f"ggam: stopped by {stopped}; ggam demo starts over", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
 
 
 def open_run(run: Path) -> tuple[FineGrainedModel, RunConfig | None]:
@@ -246,9 +261,9 @@ def open_run(run: Path) -> tuple[FineGrainedModel, RunConfig | None]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar; the block gets a function to call with what is done and what there is."""
+    """A progress bar on a terminal; the block gets a function to call with what is done and what there is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE, transient=True) as bar:
+    with Progress(*columns, console=PROGRESS, transient=True, disable=not PROGRESS.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -291,6 +306,25 @@ def _evaluator(
         return report.summary()
 
     return run
+
+
+def _crop(model: FineGrainedModel) -> str:
+    """What of each picture the model was shown."""
+    transform = model.config.transform()
+    return (
+        f"one centre crop of {transform.image_size} pixels, the shorter side resized to "
+        f"{transform.resized_side}"
+    )
+
+
+def _training_protocol(run: Path) -> str:
+    """What the model that is measured was trained and chosen on (docs/protocol.md)."""
+    try:
+        results = json.loads((run / RESULTS).read_text("utf-8"))
+        epoch = results[results["selected"]]["epoch"]
+        return f"protocol: {results['protocol']}; epoch {epoch}, trained on {RunConfig.read(run).data}"
+    except (OSError, KeyError, ValueError):
+        return "protocol: unknown; only a finished run directory says what was trained and chosen on"
 
 
 def _results_table(results: Mapping[str, object]) -> Table:

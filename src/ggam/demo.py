@@ -1,7 +1,9 @@
 """The demo: birds that differ in one small part, a plain network and GGAM, and a page that compares them."""
 
 import json
+import os
 import shutil
+import sys
 import webbrowser
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,16 +33,16 @@ RECIPE: dict[str, Any] = {
     "stage": -2,
     "pretrained": False,
     "image_size": 128,
-    "epochs": 10,
+    "epochs": 12,
     "batch_size": 16,
-    "lr": 0.05,
-    "backbone_lr": 0.05,
+    "lr": 0.01,
+    "backbone_lr": 0.01,
     "val_fraction": 0.0,
     "workers": 1,
 }
 """From scratch, so that nothing need be downloaded; the map is taken one stage early, 8×8, to be fine
 enough for the parts of a bird."""
-METHODS = {"baseline": "plain network", "ggam": "GGAM"}
+METHODS = {"baseline": "plain network", "ggam": "GGAM network"}
 MARKER = ".ggam-demo"
 
 
@@ -90,18 +92,23 @@ def run_demo(
     console.print("[bold]4/4[/] looking where they look")
     page = _compare(out, load_dataset(birds, split="test"))
     console.print(f"[bold]{page}[/]")
-    if open_page:
+    if open_page and _has_display():
         webbrowser.open(page.resolve().as_uri())
     return page
 
 
+def _has_display() -> bool:
+    """Whether a browser would be a window; without one, webbrowser may take over the terminal."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _clear(out: Path) -> None:
     """Make the folder anew, unless it holds something that is not ours."""
-    if out.exists():
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / MARKER).is_file():
             raise DemoError(f"{out} is there already and no demo made it: choose another folder with --out")
         shutil.rmtree(out)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
 
 

@@ -88,22 +88,22 @@ def test_a_thinned_copy_keeps_its_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("classes.txt", "1 001.A\n", "image_class_labels.txt: class 2 of number 3 is not in classes.txt"),
+        ("classes.txt", "1 001.A\n", "image_class_labels.txt: class 2 of picture 3 is not in classes.txt"),
         ("classes.txt", "1 001.A\n1 002.B\n", "classes.txt, line 2: 1 appears a second time"),
         ("images.txt", "1 a.jpg\n2\n", "images.txt, line 2: expected a key and a value, found '2'"),
         ("images.txt", "", "images.txt: is empty"),
-        ("image_class_labels.txt", "1 1\n2 1\n", "labels.txt: has no line for number 3 of images.txt"),
-        ("train_test_split.txt", "1 0\n2 1\n3 yes\n", "expected 0 or 1 for number 3, found 'yes'"),
+        ("image_class_labels.txt", "1 1\n2 1\n", "labels.txt: has no line for picture 3 of images.txt"),
+        ("train_test_split.txt", "1 0\n2 1\n3 yes\n", "expected 0 or 1 for picture 3, found 'yes'"),
         ("train_test_split.txt", "1 0\n2 0\n3 0\n", "no picture belongs to the train split"),
         (
             "bounding_boxes.txt",
             "1 2 3 4 5\n2 1 1\n",
             "bounding_boxes.txt, line 2: expected a key and 4 numbers",
         ),
-        ("bounding_boxes.txt", "1 2 3 4 5\n2 1 1 1 1\n", "boxes.txt: has no line for number 3"),
+        ("bounding_boxes.txt", "1 2 3 4 5\n2 1 1 1 1\n", "boxes.txt: has no line for picture 3"),
         ("parts/part_locs.txt", "1 1 3 x 1\n", "part_locs.txt, line 1: expected a key and 4 numbers"),
-        ("parts/part_locs.txt", "1 9 3 3 1\n", "picture 1, part 9: not in images.txt and parts.txt"),
-        ("parts/part_locs.txt", "8 1 3 3 1\n", "picture 8, part 1: not in images.txt and parts.txt"),
+        ("parts/part_locs.txt", "1 9 3 3 1\n", "part 9 is not in parts.txt"),
+        ("parts/part_locs.txt", "8 1 3 3 1\n", "picture 8 is not in images.txt"),
         ("parts/discriminative_parts.txt", "1 4\n", "class 1 with parts 4: not in classes.txt and parts.txt"),
     ],
 )

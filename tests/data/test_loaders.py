@@ -1,10 +1,10 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch.utils.data import DataLoader
 
 from ggam.data.layouts import load_dataset
@@ -19,14 +19,16 @@ def squares_dataset(root: Path, *, augment: bool) -> FineGrainedDataset:
 
 
 @given(count=st.integers(8, 60), per_rank=st.integers(2, 5), ranks=st.integers(1, 3), seed=st.integers(0, 9))
-def test_ranks_together_see_the_batches_of_one_process(count: int, per_rank: int, ranks: int, seed: int) -> None:
+def test_ranks_together_see_the_batches_of_one_process(
+    count: int, per_rank: int, ranks: int, seed: int
+) -> None:
     batch_size = per_rank * ranks
     if count < batch_size:
         count = batch_size
     whole = list(EpochBatches(count, batch_size, seed))
     parts = [list(EpochBatches(count, batch_size, seed, rank=r, ranks=ranks)) for r in range(ranks)]
 
-    assert [sum((part[i] for part in parts), []) for i in range(len(whole))] == whole
+    assert [[draw for part in parts for draw in part[i]] for i in range(len(whole))] == whole
     drawn = [draw.picture for batch in whole for draw in batch]
     assert len(set(drawn)) == len(drawn) == count // batch_size * batch_size
 
@@ -85,3 +87,17 @@ def test_evaluation_shards_cover_every_picture_once(squares: Path) -> None:
     assert len(seen) == len(whole) == 7
     keys = [np.sort(part.sum(dim=(1, 2, 3)).numpy()) for part in (seen, whole)]
     np.testing.assert_allclose(*keys, rtol=1e-6)
+
+
+class ProcessGroup:
+    """Instead of a picture, the process group of the process that decodes it."""
+
+    def __call__(self, image: object, **_: object) -> torch.Tensor:
+        return torch.tensor(os.getpgid(0))
+
+
+def test_a_signal_to_the_runs_process_group_spares_the_decoding_processes(squares: Path) -> None:
+    dataset = load_dataset(squares, split="test").with_transform(ProcessGroup())  # pyright: ignore[reportArgumentType]
+    groups = {int(group) for batch, _ in eval_loader(dataset, batch_size=4, workers=2) for group in batch}
+    assert len(groups) == 2
+    assert os.getpgid(0) not in groups

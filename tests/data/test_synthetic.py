@@ -1,6 +1,8 @@
 import hashlib
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from ggam.data.birds.species import MARKS, MOST_SPECIES, Species, discriminative
 from ggam.data.layouts import load_dataset
 from ggam.data.records import DataError, FineGrainedDataset
 from ggam.data.sheet import class_sheet
-from ggam.data.synthetic import _Plan, synthesize
+from ggam.data.synthetic import PRESETS, _Plan, synthesize
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +194,34 @@ def test_more_classes_and_pictures_leave_the_others_as_they_are(birds: Path, tmp
     pictures = [name for name in before if name.endswith((".jpg", ".png"))]
     assert len(pictures) == 50
     assert all(before[name] == after[name] for name in pictures)
+
+
+def counts(**options: Any) -> tuple[dict[int, int], dict[int, int]]:
+    """Training and test pictures of each class."""
+    plan = _Plan(**{"seed": 0, "background_bias": 0.0, "occlusion": 0.0} | options)
+    pictures = list(plan.pictures())
+    assert plan.total == len(pictures) == len(set(pictures))
+    train, test = (Counter(label for label, training, _ in pictures if training == part) for part in (1, 0))
+    return dict(train), dict(test)
+
+
+def test_the_preset_is_as_large_as_cub() -> None:
+    train, test = counts(**PRESETS["cub"])
+
+    assert len(train) == len(test) == 200
+    assert (sum(train.values()), sum(test.values())) == (5994, 5794)
+    assert set(train.values()) == {29, 30} and set(test.values()) == {28, 29}
+
+
+def test_a_thinned_preset_is_its_first_classes(tmp_path: Path) -> None:
+    thin: dict[str, Any] = PRESETS["cub"] | {"classes": 2, "image_size": 32}
+    written = synthesize(tmp_path / "birds", **thin)
+
+    train, test = counts(**PRESETS["cub"])
+    for split, whole in (("train", train), ("test", test)):
+        labels = load_dataset(tmp_path / "birds", split=split).labels
+        assert Counter(labels) == {label: whole[label] for label in range(2)}
+    assert written == 29 + 30 + 28 + 29
 
 
 def test_options_change_the_places_but_not_the_birds(birds: Path, tmp_path: Path) -> None:

@@ -1,26 +1,30 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from conftest import write_class_folders
 from torch import Tensor
 
 import ggam
 from ggam.data.records import DataError, FineGrainedDataset
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
-from ggam.training.callbacks import Interrupted
+from ggam.training.callbacks import Interrupted, WholeCheckpoints
 from ggam.training.module import TrainingDiverged, TrainingModule
 from ggam.training.recipe import Recipe
-from ggam.training.run import RunConfig, RunError, fit
+from ggam.training.run import RunConfig, RunError, fit, require_devices
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
@@ -174,11 +178,86 @@ with t.pytest.MonkeyPatch.context() as patch:
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path, squares: Path, tmp_path: Path) -> None:
-    before = (finished / "checkpoints/last.ckpt").read_bytes()
+    before = {name: (finished / name).read_bytes() for name in ("checkpoints/last.ckpt", "results.json")}
     results = fit(configure(squares), finished, measure, resume=True)
     assert results is not None
     assert results["last"]["epoch"] == 2
-    assert (finished / "checkpoints/last.ckpt").read_bytes() == before
+    assert results["training_seconds"] > 0
+    assert {name: (finished / name).read_bytes() for name in before} == before
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_starts_again(
+    finished: Path, squares: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished / "config.yaml", tmp_path / "run")
+    fit(configure(squares), tmp_path / "run", measure, resume=True)
+    assert_same_weights(finished, tmp_path / "run")
+
+
+def test_a_full_disk_between_the_best_and_the_last_checkpoint(
+    finished: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, original, written = tmp_path / "full", WholeCheckpoints.save_checkpoint, []
+
+    def save(
+        self: WholeCheckpoints, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        written.append(Path(path).name)
+        if written.count("last.ckpt") == 2:
+            raise OSError(28, "No space left on device")
+        original(self, checkpoint, path, storage_options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WholeCheckpoints, "save_checkpoint", save)
+        with pytest.raises(OSError, match="No space left"):
+            fit(configure(squares), run, measure)
+    fit(configure(squares), run, measure, resume=True)
+    assert_same_weights(finished, run)
+    best, whole = (torch.load(r / "checkpoints/best.ckpt", weights_only=True) for r in (run, finished))
+    assert best["epoch"] == whole["epoch"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        WholeCheckpoints().save_checkpoint({"epoch": lambda: 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_resuming_needs_neither_the_pretrained_weights_nor_the_working_directory(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, run = tmp_path / "start.pt", tmp_path / "run"
+    start = timm.create_model("test_resnet", pretrained=False)
+    torch.save(start.state_dict(), file)
+    monkeypatch.chdir(squares.parent)
+    with monkeypatch.context() as patch:
+        signal_before(2, signal.SIGTERM, patch)
+        with pytest.raises(Interrupted):
+            fit(configure(Path(squares.name), weights=str(file)), run, measure)
+    file.unlink()
+    monkeypatch.chdir(tmp_path)
+    stored = RunConfig.read(run)
+    assert stored.data == squares
+    assert fit(stored, run, measure, resume=True) is not None
+
+
+def test_a_stop_waits_for_the_accumulated_batches(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(squares, accumulate=2, epochs=1)
+    fit(config, tmp_path / "whole", measure)
+    with monkeypatch.context() as patch:
+        signal_before(2, signal.SIGTERM, patch)  # the first of the second pair
+        with pytest.raises(Interrupted):
+            fit(config, tmp_path / "stopped", measure)
+    state = torch.load(tmp_path / "stopped/checkpoints/last.ckpt", weights_only=True)
+    assert state["FineGrainedDataModule"] == {"trained": 4}
+    fit(config, tmp_path / "stopped", measure, resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_a_run_is_never_overwritten(finished: Path, squares: Path) -> None:
@@ -214,6 +293,83 @@ def test_accumulated_batches_make_one_step(squares: Path, tmp_path: Path) -> Non
     fit(configure(squares, accumulate=5, epochs=1, clip=1.0), tmp_path / "slow", measure)
     state = torch.load(tmp_path / "slow/checkpoints/last.ckpt", weights_only=True)
     assert state["global_step"] == 1
+
+
+def test_the_last_batches_of_an_epoch_are_averaged_over_as_many_as_there_are(
+    squares: Path, tmp_path: Path
+) -> None:
+    for accumulate in (5, 8):
+        fit(configure(squares, accumulate=accumulate, epochs=1), tmp_path / str(accumulate), measure)
+    even, short = weights(tmp_path / "5"), weights(tmp_path / "8")
+    for name in even:
+        torch.testing.assert_close(short[name], even[name], rtol=1e-5, atol=1e-7)
+
+
+def test_an_error_of_a_decoding_process_is_one_line(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(squares, broken)
+    for path in (broken / "train/red").iterdir():
+        path.write_bytes(b"gone after the check")
+    monkeypatch.setattr("ggam.training.run.require_readable", lambda *parts: None)
+    with pytest.raises(DataError) as refusal:
+        fit(configure(broken, workers=1), tmp_path / "run", measure)
+    assert "Traceback" not in str(refusal.value) and "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith(str(broken / "train/red"))
+
+
+def test_one_picture_of_each_class_trains_without_validation(tmp_path: Path) -> None:
+    data = write_class_folders(tmp_path / "few", train=1, test=1)
+    results = fit(configure(data, epochs=1), tmp_path / "run", measure)
+    assert results is not None
+    assert results["selected"] == "last"
+    assert results["pictures"] == {"train": 3, "val": 0, "test": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accelerator": "cuda"}, "accelerator 'cuda' is not on this machine"),
+        ({"devices": 5, "batch_size": 10}, "3 validation pictures for 5 devices"),
+        ({"devices": 20, "batch_size": 40}, "33 training pictures in batches of 20 on 20 devices"),
+    ],
+)
+def test_what_the_machine_or_the_data_cannot_give_is_refused_before_there_is_a_run(
+    squares: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    if "accelerator" in changes and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=message):
+        fit(configure(squares, **changes), tmp_path / "run", measure)
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_gpus_than_there_are() -> None:
+    require_devices(torch.device("cpu"), 64)
+    with pytest.raises(RunError, match="--devices 99: this machine has"):
+        require_devices(torch.device("cuda"), 99)
+
+
+def test_a_file_in_the_way_of_the_run(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RunError, match="is a file: expected a folder"):
+        fit(configure(squares), tmp_path / "run", measure)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("line", ["lr: fast", "lrr: 0.1", "precision: fp16", "nonsense", "data: [1"])
+def test_a_damaged_configuration_is_named(finished: Path, tmp_path: Path, line: str) -> None:
+    text = (finished / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(f"{text}{line}\n")
+    with pytest.raises(RunError) as refusal:
+        RunConfig.read(tmp_path)
+    assert str(tmp_path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_training_works_outside_the_main_thread(squares: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(fit, configure(squares, epochs=1), tmp_path / "run", measure).result() is not None
 
 
 def test_unreadable_pictures_are_named_before_training(squares: Path, tmp_path: Path) -> None:

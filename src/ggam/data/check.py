@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ggam.data.inspection import inspect_all
-from ggam.data.layouts import SPLITS, detect_layout, find_layout, load_dataset
+from ggam.data.layouts import SPLITS, NotADataset, detect_layout, find_layout, load_dataset
 from ggam.data.records import DataError, FineGrainedDataset
 from ggam.data.symptoms import (
     Finding,
@@ -34,7 +34,7 @@ class CheckReport:
 
     path: Path
     layout: str | None
-    """None if it could not be recognised."""
+    """None if the files speak for several, or for one of which some are missing."""
     classes: int
     splits: dict[str, int]
     """Pictures in each split that could be read from the lists."""
@@ -69,8 +69,8 @@ def check_dataset(
         on_progress: called after each picture with how many are done, and how many there are.
 
     Raises:
-        DataError: if there is nothing at `path`, or no such layout. A data set that cannot be read is a
-            finding.
+        DataError: if there is no data set at `path`, or no such layout. A data set that cannot be read
+            is a finding.
     """
     path = Path(path)
     if not path.exists():
@@ -80,6 +80,8 @@ def check_dataset(
     else:
         try:
             layout = detect_layout(path)
+        except NotADataset:
+            raise
         except DataError as error:
             return CheckReport(path, None, 0, {}, (Finding("error", "layout", str(error)),))
     splits: dict[str, FineGrainedDataset] = {}
@@ -145,6 +147,6 @@ def render(report: CheckReport) -> Group:
         table.add_row(Text(finding.severity, style=style), message)
     numbers = [(sum(f.severity == severity for f in report.findings), severity) for severity in _ORDER]
     counted = ", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in numbers if n)
-    verdict = "nothing here would corrupt a result" if report.ok else "errors would corrupt a result"
-    end = Text(f"{counted or 'nothing found'}: {verdict}", style="bold green" if report.ok else "bold red")
+    verdict = "nothing found that would spoil a result" if report.ok else "repair the errors before you train"
+    end = Text(": ".join(filter(None, (counted, verdict))), style="bold green" if report.ok else "bold red")
     return Group(head, Text(), table, Text(), end) if report.findings else Group(head, Text(), end)

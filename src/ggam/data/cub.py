@@ -13,11 +13,10 @@ parts/discriminative_parts.txt   1 5 9              (class, its parts; generated
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
-from ggam.data.lists import read_numbers, read_pairs, refuse
-from ggam.data.records import Box, DataError, FineGrainedDataset, Sample, readable_names
+from ggam.data.lists import read_boxes, read_column, read_pairs, read_parts, refuse
+from ggam.data.records import DataError, FineGrainedDataset, Sample, readable_names
 
 REQUIRED = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images")
 
@@ -48,8 +47,8 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
     classes, paths = read_pairs(root / "classes.txt"), read_pairs(root / "images.txt")
     label_of = {identity: label for label, identity in enumerate(classes)}
     labels = _labels(root, paths, label_of)
-    boxes = _boxes(root / "bounding_boxes.txt", paths)
-    part_names, parts = _parts(root, paths)
+    boxes = read_boxes(root / "bounding_boxes.txt", paths)
+    part_names, parts = read_parts(root / "parts", paths)
     masks = _masks(root / "segmentations")
     samples = []
     for identity in _chosen(root, paths, split):
@@ -78,66 +77,26 @@ def _absent(root: Path) -> tuple[str, ...]:
     return tuple(name for name in REQUIRED if not (root / name).exists())
 
 
-def _column(path: Path, paths: dict[str, str]) -> dict[str, str]:
-    """A list with a line for each picture."""
-    pairs = read_pairs(path)
-    _require(path, pairs, paths)
-    return pairs
-
-
-def _require(path: Path, found: Mapping[str, object], paths: dict[str, str]) -> None:
-    for identity in paths:
-        if identity not in found:
-            refuse(path, f"has no line for number {identity} of images.txt")
-
-
 def _labels(root: Path, paths: dict[str, str], label_of: dict[str, int]) -> dict[str, int]:
     path = root / "image_class_labels.txt"
-    class_of = _column(path, paths)
+    class_of = read_column(path, paths)
     for identity in paths:
         if class_of[identity] not in label_of:
-            refuse(path, f"class {class_of[identity]} of number {identity} is not in classes.txt")
+            refuse(path, f"class {class_of[identity]} of picture {identity} is not in classes.txt")
     return {identity: label_of[class_of[identity]] for identity in paths}
 
 
 def _chosen(root: Path, paths: dict[str, str], split: str) -> list[str]:
     """The numbers of the pictures of a split."""
     path = root / "train_test_split.txt"
-    in_train = _column(path, paths)
+    in_train = read_column(path, paths)
     for identity in paths:
         if in_train[identity] not in ("0", "1"):
-            refuse(path, f"expected 0 or 1 for number {identity}, found {in_train[identity]!r}")
+            refuse(path, f"expected 0 or 1 for picture {identity}, found {in_train[identity]!r}")
     chosen = [identity for identity in paths if in_train[identity] == ("1" if split == "train" else "0")]
     if not chosen:
         refuse(path, f"no picture belongs to the {split} split")
     return chosen
-
-
-def _boxes(path: Path, paths: dict[str, str]) -> dict[str, Box]:
-    if not path.exists():
-        return {}
-    boxes = {identity: Box(*numbers) for identity, numbers in read_numbers(path, 4)}
-    _require(path, boxes, paths)
-    return boxes
-
-
-def _parts(
-    root: Path, paths: dict[str, str]
-) -> tuple[dict[str, str], dict[str, tuple[tuple[float, float] | None, ...]]]:
-    """Part names by number, and for each picture where its parts are, in the order of the names."""
-    names_file, places_file = root / "parts" / "parts.txt", root / "parts" / "part_locs.txt"
-    if not names_file.exists() or not places_file.exists():
-        return {}, {}
-    names = read_pairs(names_file)
-    order = {float(identity): position for position, identity in enumerate(names)}
-    places: dict[str, list[tuple[float, float] | None]] = {
-        identity: [None] * len(order) for identity in paths
-    }
-    for identity, (part, x, y, visible) in read_numbers(places_file, 4):
-        if identity not in places or part not in order:
-            refuse(places_file, f"picture {identity}, part {part:g}: not in images.txt and parts.txt")
-        places[identity][order[part]] = (x, y) if visible else None
-    return names, {identity: tuple(parts) for identity, parts in places.items()}
 
 
 def _masks(folder: Path) -> set[str]:

@@ -13,6 +13,10 @@ from ggam.data.records import DataError, FineGrainedDataset
 SPLITS = ("train", "test")
 
 
+class NotADataset(DataError):
+    """A path where nothing speaks for any layout."""
+
+
 class Reader(Protocol):
     """Reads one split of a data set."""
 
@@ -61,8 +65,9 @@ def detect_layout(root: Path) -> str:
     Class folders come last: the pictures of a published set may look like them.
 
     Raises:
-        DataError: if it is of none or of several, or of one whose archive is half unpacked; the
-            message says what is missing or where to look instead.
+        NotADataset: if it is of none; the message says where to look instead, if there is a place.
+        DataError: if it is of several, or of one whose archive is half unpacked; the message says
+            what is missing.
     """
     _check_folder(root)
     found = [name for name, layout in LAYOUTS.items() if name != "folder" and layout.detect(root)]
@@ -80,8 +85,10 @@ def detect_layout(root: Path) -> str:
             )
     for child in sorted(path for path in root.iterdir() if path.is_dir()):
         if any(layout.detect(child) for layout in LAYOUTS.values()):
-            raise DataError(f"{root}: no data set here, but there is one in it: use {child}")
-    raise DataError(f"{root}: none of the known layouts ({', '.join(LAYOUTS)}); see docs/datasets.md")
+            raise NotADataset(f"{root}: no data set here, but there is one in it: use {child}")
+    if not any(root.iterdir()):
+        raise NotADataset(f"{root}: an empty folder")
+    raise NotADataset(f"{root}: none of the known layouts ({', '.join(LAYOUTS)}); see docs/datasets.md")
 
 
 def load_dataset(
@@ -126,9 +133,9 @@ def find_layout(root: Path, name: str | None) -> Layout:
 
 def _check_folder(root: Path) -> None:
     if root.is_file() and not LAYOUTS["manifest"].detect(root):
-        raise DataError(
+        raise NotADataset(
             f"{root}: is a file; expected a folder (unpack an archive first) or a manifest "
             f"({', '.join(manifest.SUFFIXES)})"
         )
     if not root.exists():
-        raise DataError(f"{root}: no such folder")
+        raise NotADataset(f"{root}: no such folder")

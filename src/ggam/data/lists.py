@@ -1,12 +1,12 @@
 """The lists that data sets come with: text files of one line per picture, and MATLAB files."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from ggam.data.records import DataError
+from ggam.data.records import Box, DataError
 
 
 def refuse(path: Path, reason: str, line: int | None = None) -> NoReturn:
@@ -55,6 +55,56 @@ def read_numbers(path: Path, count: int) -> Iterator[tuple[str, list[float]]]:
         if len(numbers) != count:
             refuse(path, f"expected a key and {count} numbers, found {text[:80]!r}", line)
         yield key, numbers
+
+
+def read_column(path: Path, pictures: Collection[str]) -> dict[str, str]:
+    """A list of `picture value` with a line for each of the pictures."""
+    pairs = read_pairs(path)
+    _require(path, pairs, pictures)
+    return pairs
+
+
+def read_boxes(path: Path, pictures: Collection[str]) -> dict[str, Box]:
+    """A list of `picture x y width height` with a line for each; empty if there is no such file."""
+    if not path.exists():
+        return {}
+    boxes = {picture: Box(*numbers) for picture, numbers in read_numbers(path, 4)}
+    _require(path, boxes, pictures)
+    return boxes
+
+
+def read_parts(
+    folder: Path, pictures: Collection[str]
+) -> tuple[dict[str, str], dict[str, tuple[tuple[float, float] | None, ...]]]:
+    """The parts of birds: parts.txt, `part name`, and part_locs.txt, `picture part x y visible`.
+
+    Args:
+        folder: where the two lists are, or are not.
+        pictures: what part_locs.txt may speak of.
+
+    Returns:
+        The names by number, and for each picture where its parts are, in the order of the names;
+        both empty without the lists.
+    """
+    names_file, places_file = folder / "parts.txt", folder / "part_locs.txt"
+    if not names_file.exists() or not places_file.exists():
+        return {}, {}
+    names = read_pairs(names_file)
+    order = {float(number): position for position, number in enumerate(names)}
+    places: dict[str, list[tuple[float, float] | None]] = {p: [None] * len(order) for p in pictures}
+    for picture, (part, x, y, visible) in read_numbers(places_file, 4):
+        if picture not in places:
+            refuse(places_file, f"picture {picture} is not in images.txt")
+        if part not in order:
+            refuse(places_file, f"part {part:g} is not in parts.txt")
+        places[picture][order[part]] = (x, y) if visible else None
+    return names, {picture: tuple(found) for picture, found in places.items()}
+
+
+def _require(path: Path, found: Mapping[str, object], pictures: Collection[str]) -> None:
+    for picture in pictures:
+        if picture not in found:
+            refuse(path, f"has no line for picture {picture} of images.txt")
 
 
 def read_mat(path: Path, *names: str) -> list[Any]:

@@ -1,6 +1,7 @@
 """Batches whose content depends on (seed, epoch, position) only: not on workers, devices or restarts."""
 
 import math
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ggam.data.records import FineGrainedDataset
+from ggam.data.records import DataError, FineGrainedDataset
 
 
 class Draw(NamedTuple):
@@ -134,6 +135,7 @@ class FineGrainedDataModule(LightningDataModule):
             Augmented(self.train, self.seed),
             batch_sampler=self.batches,
             num_workers=self.workers,
+            worker_init_fn=_leave_signals_to_the_run,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -156,6 +158,22 @@ def eval_loader(
         part,
         batch_size=max(1, math.ceil(batch_size / ranks)),
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_run,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def without_traceback(error: DataError) -> DataError:
+    """The error of a decoding process, without the traceback that torch puts before its message."""
+    message = str(error).strip().splitlines()[-1]
+    return DataError(message.removeprefix(f"{DataError.__module__}.{DataError.__name__}: "))
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Leave the process group, to which Ctrl-C and `timeout` send their signals.
+
+    The run saves everything before it ends, and must not lose its decoding processes before that. They
+    end with it, whatever ends it.
+    """
+    os.setpgid(0, 0)

@@ -11,13 +11,11 @@ parts/parts.txt          0 bill
 parts/part_locs.txt      0000139e-21dc-4d0c-bfe1-4cae3c85c829 0 106 122 1     (part, x, y, visible)
 """
 
-from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
-from ggam.data.lists import read_numbers, read_pairs, refuse
-from ggam.data.records import Box, FineGrainedDataset, Sample, readable_names
-
-Places = tuple[tuple[float, float] | None, ...]
+from ggam.data.lists import read_boxes, read_column, read_pairs, read_parts, refuse
+from ggam.data.records import FineGrainedDataset, Sample, readable_names
 
 _REQUIRED = (
     "hierarchy.txt",
@@ -58,8 +56,8 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
         if number not in names:
             refuse(root / "image_class_labels.txt", f"class {number} is not in classes.txt")
     label_of = {number: label for label, number in enumerate(classes)}
-    boxes = _boxes(root / "bounding_boxes.txt")
-    part_names, parts = _parts(root / "parts")
+    boxes = read_boxes(root / "bounding_boxes.txt", paths)
+    part_names, parts = read_parts(root / "parts", paths)
     samples = [
         Sample(
             path=root / "images" / path,
@@ -78,37 +76,14 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
         root=root,
         layout="nabirds",
         split=split,
-        part_names=part_names,
+        part_names=list(part_names.values()),
     )
 
 
-def _column(path: Path, pictures: dict[str, str]) -> dict[str, str]:
+def _column(path: Path, pictures: Collection[str]) -> dict[str, str]:
     """A list with a number for each picture, as text without leading zeros."""
-    pairs = read_pairs(path)
-    for picture in pictures:
-        if picture not in pairs:
-            refuse(path, f"has no line for picture {picture} of images.txt")
-        if not pairs[picture].isdecimal():
-            refuse(path, f"expected a number for picture {picture}, found {pairs[picture]!r}")
+    pairs = read_column(path, pictures)
+    for picture, number in pairs.items():
+        if not number.isdecimal():
+            refuse(path, f"expected a number for picture {picture}, found {number!r}")
     return {picture: str(int(pairs[picture])) for picture in pictures}
-
-
-def _boxes(path: Path) -> dict[str, Box]:
-    if not path.exists():
-        return {}
-    return {picture: Box(*numbers) for picture, numbers in read_numbers(path, 4)}
-
-
-def _parts(folder: Path) -> tuple[list[str], dict[str, Places]]:
-    """Part names, and for each picture where its parts are, in the order of the names."""
-    names_file, places_file = folder / "parts.txt", folder / "part_locs.txt"
-    if not names_file.exists() or not places_file.exists():
-        return [], {}
-    names = read_pairs(names_file)
-    order = {float(number): position for position, number in enumerate(names)}
-    places: dict[str, list[tuple[float, float] | None]] = defaultdict(lambda: [None] * len(order))
-    for picture, (part, x, y, visible) in read_numbers(places_file, 4):
-        if part not in order:
-            refuse(places_file, f"part {part:g} is not in parts.txt")
-        places[picture][order[part]] = (x, y) if visible else None
-    return list(names.values()), {picture: tuple(found) for picture, found in places.items()}

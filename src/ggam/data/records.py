@@ -2,7 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,21 @@ from ggam.data.transforms import ImageTransform, as_rgb, upright
 
 class DataError(ValueError):
     """A data set, or a file of one, that is not as it should be."""
+
+
+@contextmanager
+def reading(path: Path, what: str = "picture") -> Iterator[None]:
+    """A block that reads one file with Pillow.
+
+    Raises:
+        DataError: naming the file, whatever Pillow raises about it.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as a {what} ({error})") from error
 
 
 class Box(NamedTuple):
@@ -98,7 +114,7 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
         Raises:
             DataError: if the picture cannot be read; the message names the file.
         """
-        try:
+        with reading(sample.path):
             if self.cache is not None and self.transform is not None:
                 pixels = self.cache.pixels(sample.path, self.transform.resized_side, banner=sample.banner)
                 return self.transform.crop_resized(pixels, rng=rng)
@@ -106,8 +122,6 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
                 if self.transform is None:
                     return as_rgb(upright(image)).copy()
                 return self.transform(image, banner=sample.banner, rng=rng)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{sample.path}: cannot be read as a picture ({error})") from error
 
     @property
     def labels(self) -> list[int]:

@@ -1,12 +1,12 @@
 """A picture of a data set: a row of photographs for each class."""
 
-import os
-import tempfile
+import io
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ggam.data.records import FineGrainedDataset, Sample
+from ggam.files import write_atomic
 
 _TILE, _GAP, _LABEL = 112, 6, 118
 _INK, _PAPER = (32, 36, 40), (255, 255, 255)
@@ -35,7 +35,9 @@ def class_sheet(dataset: FineGrainedDataset, out: Path | str, *, per_class: int 
         for column, sample in enumerate(row):
             sheet.paste(_tile(dataset, sample, told_by), (_LABEL + column * step, top))
     # An octree keeps the few saturated pixels that the median cut would lose.
-    _save(sheet.quantize(256, Image.Quantize.FASTOCTREE), Path(out))
+    content = io.BytesIO()
+    sheet.quantize(256, Image.Quantize.FASTOCTREE).save(content, "PNG", optimize=True)
+    write_atomic(Path(out), content.getvalue())
 
 
 def _tile(dataset: FineGrainedDataset, sample: Sample, told_by: tuple[int, ...]) -> Image.Image:
@@ -53,10 +55,3 @@ def _tile(dataset: FineGrainedDataset, sample: Sample, told_by: tuple[int, ...])
             for reach, colour in ((0.13 * _TILE, _INK), (0.13 * _TILE - 1, _PAPER), (0.13 * _TILE - 2, _INK)):
                 draw.rounded_rectangle((x - reach, y - reach, x + reach, y + reach), 5, outline=colour)
     return tile
-
-
-def _save(sheet: Image.Image, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        sheet.save(Path(temporary, "sheet.png"), optimize=True)
-        os.replace(Path(temporary, "sheet.png"), out)

@@ -165,26 +165,26 @@ def copy_findings(pictures: Sequence[Picture]) -> Iterator[Finding]:
         if picture.inspection.thumbnail is not None:
             by_digest[picture.inspection.digest].append(picture)
     equal = list(by_digest.values())
-    yield from _groups_findings([group for group in equal if len(group) > 1], "duplicate", "the same file")
+    yield from _groups_findings([group for group in equal if len(group) > 1], "duplicate", "byte for byte")
     if len(equal) < 2:
         return
     firsts = [group[0].inspection.thumbnail for group in equal]
     alike = _connected(near_copies(np.stack([t for t in firsts if t is not None])))
     groups = [[picture for index in indices for picture in equal[index]] for indices in alike]
-    yield from _groups_findings(groups, "near-duplicate", "the same picture, re-encoded, resized or mirrored")
+    yield from _groups_findings(groups, "near-duplicate", "re-encoded, resized or mirrored")
 
 
-def _groups_findings(groups: list[list[Picture]], code: str, what: str) -> Iterator[Finding]:
+def _groups_findings(groups: list[list[Picture]], code: str, how: str) -> Iterator[Finding]:
     across = [group for group in groups if len({p.split for p in group}) > 1]
     if across:
-        tests = sum(p.split == "test" for group in across for p in group)
-        message = f"{_number(across, 'group')} of {what} in train and test ({tests:,} test pictures)"
+        tests = [picture for group in across for picture in group if picture.split == "test"]
+        message = f"{_number(tests, 'test picture')} repeated in train, {how}"
         yield Finding("error", f"{code}-across", message, _grouped(across))
     if within := [group for group in groups if len({p.split for p in group}) == 1]:
-        message = f"{_number(within, 'group')} of {what} within a split"
+        message = f"{_number(within, 'picture')} repeated within a split, {how}"
         yield Finding("warning", code, message, _grouped(within))
     if torn := [group for group in groups if len({p.sample.label for p in group}) > 1]:
-        message = f"{_number(torn, 'group')} of {what} under different classes"
+        message = f"{_number(torn, 'picture')} repeated under another class, {how}"
         yield Finding("error", f"{code}-label", message, _grouped(torn))
 
 

@@ -7,7 +7,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,15 @@ from ggam.data.birds.scenery import Scene, scene
 from ggam.data.birds.species import MOST_SPECIES, Species, discriminative_parts, species
 from ggam.data.records import DataError
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "cub": {
+        "classes": 200,
+        "train_per_class": Fraction(5994, 200),
+        "test_per_class": Fraction(5794, 200),
+        "image_size": 433,
+    },
+}
+"""Arguments of `synthesize` for a set as large as a published one: 433² pixels are those of 500×375."""
 _JPEG_QUALITY = 90
 _README = """\
 Generated pictures of birds that do not exist, in the layout of CUB-200-2011.
@@ -31,14 +42,14 @@ def synthesize(
     out: Path | str,
     *,
     classes: int = 8,
-    train_per_class: int = 60,
-    test_per_class: int = 30,
+    train_per_class: int | Fraction = 60,
+    test_per_class: int | Fraction = 30,
     image_size: int = 256,
     seed: int = 0,
     background_bias: float = 0.0,
     occlusion: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> int:
     """Write a generated data set; the same arguments give the same bytes.
 
     A picture depends on the seed, its class, its split and its number only: more classes or pictures
@@ -48,8 +59,9 @@ def synthesize(
     Args:
         out: the folder to write; it appears at the end, in one step.
         classes: number of species, from 2 to 500.
-        train_per_class: training pictures of each.
-        test_per_class: test pictures of each.
+        train_per_class: training pictures of each; of a fraction, each gets the whole number below or
+            above, spread evenly so that k species have ⌊k · fraction⌋.
+        test_per_class: test pictures of each, alike.
         image_size: height and width of the pictures, in pixels, from 32 to 1024.
         seed: of everything random, from 0.
         background_bias: the share of a class's training pictures that show that class's own place;
@@ -57,6 +69,9 @@ def synthesize(
         occlusion: the share of pictures with a leafy twig in front of the bird. A part behind it is
             not visible, and the mask leaves it out.
         progress: called after each picture with how many are done, and how many there will be.
+
+    Returns:
+        How many pictures there are.
 
     Raises:
         DataError: for a number out of its range, or if `out` is there and is not an empty folder.
@@ -70,6 +85,7 @@ def synthesize(
         fresh = Path(temporary, "fresh")
         _write(fresh, plan, progress or (lambda done, total: None))
         os.replace(fresh, out)
+    return plan.total
 
 
 @dataclass(frozen=True)
@@ -77,8 +93,8 @@ class _Plan:
     """The arguments of `synthesize`, checked."""
 
     classes: int
-    train_per_class: int
-    test_per_class: int
+    train_per_class: int | Fraction
+    test_per_class: int | Fraction
     image_size: int
     seed: int
     background_bias: float
@@ -98,11 +114,16 @@ class _Plan:
             if not low <= getattr(self, name) <= high:
                 raise DataError(f"{name} {getattr(self, name)}: expected {low} to {high}")
 
+    @property
+    def total(self) -> int:
+        """How many pictures there are."""
+        return int(self.classes * self.train_per_class) + int(self.classes * self.test_per_class)
+
     def pictures(self) -> Iterator[tuple[int, bool, int]]:
-        """The label, whether it is for training, and the number within its split of each picture."""
+        """The label of each picture, whether it is for training, and its number among those alike in both."""
         for label in range(self.classes):
-            for training, count in ((True, self.train_per_class), (False, self.test_per_class)):
-                for number in range(count):
+            for training, share in ((True, self.train_per_class), (False, self.test_per_class)):
+                for number in range(int((label + 1) * share) - int(label * share)):
                     yield label, training, number
 
     def photo(self, member: Species, label: int, training: bool, number: int) -> Photo:
@@ -131,14 +152,13 @@ def _write(root: Path, plan: _Plan, progress: Callable[[int, int], None]) -> Non
         (root / "images" / folder).mkdir(parents=True)
         (root / "segmentations" / folder).mkdir(parents=True)
     lists = _Lists()
-    total = plan.classes * (plan.train_per_class + plan.test_per_class)
     for done, (label, training, number) in enumerate(plan.pictures(), start=1):
         name = f"{folders[label]}/{folders[label][4:]}_{'train' if training else 'test'}_{number + 1:04d}"
         photo = plan.photo(members[label], label, training, number)
         photo.image.save(root / "images" / f"{name}.jpg", quality=_JPEG_QUALITY)
         photo.mask.save(root / "segmentations" / f"{name}.png")
         lists.add(f"{name}.jpg", label, training, photo)
-        progress(done, total)
+        progress(done, plan.total)
     lists.write(root)
     _write_lines(root / "classes.txt", folders)
     _write_lines(root / "parts" / "parts.txt", PARTS)

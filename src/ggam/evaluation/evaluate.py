@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ggam.backbones import eval_mode
-from ggam.data.loaders import eval_loader
+from ggam.data.loaders import eval_loader, without_traceback
 from ggam.data.records import DataError, FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport, EvaluationError, Prediction, predictions_from
 from ggam.explanation import explain
@@ -121,12 +121,11 @@ def _batches(
 
 
 def _in_one_line(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches; an error of a worker process without the traceback that torch puts around it."""
+    """The batches; an error of a worker process in one line."""
     try:
         yield from loader
     except DataError as error:
-        message = str(error).strip().splitlines()[-1]
-        raise DataError(message.removeprefix(f"{DataError.__module__}.DataError: ")) from error
+        raise without_traceback(error) from error
 
 
 def _device(model: FineGrainedModel) -> torch.device:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ggam.data.records import Box, DataError, FineGrainedDataset, Sample
+from ggam.data.records import Box, DataError, FineGrainedDataset, Sample, reading
 from ggam.data.transforms import ImageTransform, Region
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.evaluate import Precision, evaluate
@@ -207,12 +207,9 @@ class Frame:
         Raises:
             DataError: if the picture cannot be read.
         """
-        try:
-            with Image.open(sample.path) as image:
-                width, height = image.size
-                orientation = image.getexif().get(_ORIENTATION, 1)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{sample.path}: cannot be read as a picture ({error})") from error
+        with reading(sample.path), Image.open(sample.path) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_ORIENTATION, 1)
         if orientation >= 5:
             width, height = height, width
         region = transform.region(width, max(1, height - sample.banner))
@@ -256,16 +253,13 @@ def object_of(sample: Sample) -> Box | np.ndarray | None:
     """
     if sample.mask is None:
         return sample.box
-    try:
-        with Image.open(sample.mask) as image, Image.open(sample.path) as picture:
-            if image.size != picture.size:
-                raise DataError(
-                    f"{sample.mask}: {image.width}×{image.height} pixels, but its picture "
-                    f"{sample.path} has {picture.width}×{picture.height}"
-                )
-            mask = np.asarray(image.convert("L")) > _MASK_THRESHOLD
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{sample.mask}: cannot be read as a mask ({error})") from error
+    with reading(sample.mask, "mask"), Image.open(sample.mask) as image, Image.open(sample.path) as picture:
+        if image.size != picture.size:
+            raise DataError(
+                f"{sample.mask}: {image.width}×{image.height} pixels, but its picture "
+                f"{sample.path} has {picture.width}×{picture.height}"
+            )
+        mask = np.asarray(image.convert("L")) > _MASK_THRESHOLD
     return mask if mask.any() else sample.box
 
 

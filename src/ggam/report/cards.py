@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from ggam.data.records import FineGrainedDataset
 from ggam.explanation import explain
 from ggam.methods.base import FineGrainedModel
-from ggam.panels import crop_of, overlay, shown_maps
+from ggam.overlays import overlay
+from ggam.panels import crop_of, shown_maps
 from ggam.report.page import data_uri
 
 SIDE = 208

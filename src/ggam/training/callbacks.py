@@ -2,17 +2,21 @@
 
 import csv
 import io
+import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ggam.data.loaders import FineGrainedDataModule
-from ggam.files import write_atomic
+from ggam.files import replacing, write_atomic
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
@@ -31,6 +35,15 @@ COLUMNS: Sequence[str] = (
     "seconds",
 )
 _SOURCES = {"channel_entropy": "train/channel_entropy", "target_entropy": "train/target_entropy"}
+_LINE = {
+    "train/loss": "loss",
+    "train/classification": "cross-entropy",
+    "train/guidance": "guidance",
+    "train/accuracy": "accuracy",
+    "val/accuracy": "validation",
+    "train/channel_entropy": "H(S)",
+    "train/target_entropy": "H(target)",
+}
 
 
 class Interrupted(Exception):
@@ -62,11 +75,23 @@ class Position(Callback):
 
 
 class EpochLog(Callback):
-    """One row per epoch in `metrics.csv`; a resumed run goes on behind the rows it has."""
+    """One row per epoch in `metrics.csv`; a resumed run goes on behind the rows it has.
+
+    Of an epoch that was interrupted, the means over its training steps hold those after the last start;
+    its seconds are all that it took.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How long the epoch has taken so far, in seconds."""
+        return {"elapsed": time.monotonic() - self.started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the clock go on; the start of another epoch resets it."""
+        self.started = time.monotonic() - state_dict["elapsed"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -74,9 +99,10 @@ class EpochLog(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the epoch's row."""
+        # On all ranks: reading the metrics is what averages them over the ranks.
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not trainer.is_global_zero:
             return
-        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
@@ -100,21 +126,17 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's line."""
+        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if not trainer.is_global_zero:
             return
-        shown = ("train/loss", "train/accuracy", "train/guidance", "val/accuracy", "train/target_entropy")
-        measured = [
-            f"{name} {float(trainer.callback_metrics[name]):.4f}"
-            for name in shown
-            if name in trainer.callback_metrics
-        ]
-        print(f"epoch {trainer.current_epoch + 1}/{self.epochs}: {', '.join(measured)}", flush=True)
+        text = ", ".join(f"{short} {measured[name]:.4f}" for name, short in _LINE.items() if name in measured)
+        print(f"epoch {trainer.current_epoch + 1}/{self.epochs}: {text}", flush=True)
 
 
 class Checkpoints(Callback):
     """`last.ckpt` after each epoch, and `best.ckpt` where the validation accuracy rose.
 
-    Lightning writes each file under another name first and renames it, so a kill leaves the old one.
+    The best is written first: a kill between the two has the epoch repeated, with the same outcome.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,10 +162,26 @@ class Checkpoints(Callback):
         trainer.save_checkpoint(self.folder / LAST)
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that a kill or a power cut at any time leaves whole, the old one or the new one.
+
+    Lightning's own are written into the system's temporary folder and moved, which on another file
+    system means that they are copied onto the old one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the old file, to the disk itself, then rename."""
+        with replacing(Path(path)) as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
 class StopOnSignal(Callback):
     """SIGINT and SIGTERM end the run after the step they interrupt, with everything saved.
 
-    A signal within the last step of an epoch lets the epoch finish, its validation included.
+    A step ends with the last of its accumulated batches. A signal within the last step of an epoch lets
+    the epoch finish, its validation included.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -152,7 +190,9 @@ class StopOnSignal(Callback):
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen, from now on."""
+        """Listen, from now on; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for signum in (signal.SIGINT, signal.SIGTERM):
             self.previous[signum] = signal.signal(signum, self._remember)
 
@@ -166,7 +206,9 @@ class StopOnSignal(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and leave if a signal came on any rank."""
-        if batch_idx + 1 < trainer.num_training_batches and self._asked(trainer):
+        done = batch_idx + 1
+        stepped = done % trainer.accumulate_grad_batches == 0  # gradients are not in a checkpoint
+        if stepped and done < trainer.num_training_batches and self._asked(trainer):
             trainer.save_checkpoint(self.folder / LAST)
             raise Interrupted(self.received or signal.SIGTERM)
 
@@ -176,8 +218,6 @@ class StopOnSignal(Callback):
             raise Interrupted(self.received or signal.SIGTERM)
 
     def _asked(self, trainer: Trainer) -> bool:
-        if trainer.world_size == 1:
-            return bool(self.received)
         return trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:

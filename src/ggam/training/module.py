@@ -61,8 +61,7 @@ class TrainingModule(LightningModule):
         images, targets = batch
         self.model.epoch = self.current_epoch
         terms = self.model.training_loss(images.to(memory_format=torch.channels_last), targets)
-        if not math.isfinite(terms.total.detach()):
-            raise TrainingDiverged(self._diagnosis(terms, batch_idx))
+        self._require_finite(terms, batch_idx)
         values = {
             "loss": terms.total.detach(),
             "classification": terms.classification.detach(),
@@ -78,7 +77,8 @@ class TrainingModule(LightningModule):
         )
         shown = {short: values[name] for name, short in _PROGRESS_BAR.items() if name in values}
         self.log_dict(shown, prog_bar=True, logger=False, on_step=True, on_epoch=False)
-        return terms.total
+        # Lightning divides by the full window.
+        return terms.total * (self.trainer.accumulate_grad_batches / self._window(batch_idx))
 
     def on_validation_start(self) -> None:
         """Give all ranks the running statistics of the first: those that are saved."""
@@ -95,13 +95,26 @@ class TrainingModule(LightningModule):
         self.log("val/accuracy", self.val_accuracy, prog_bar=True, on_epoch=True, batch_size=len(targets))
         self.log("val/loss", self.val_loss, on_epoch=True, batch_size=len(targets))
 
-    def _diagnosis(self, terms: LossTerms, batch_idx: int) -> str:
-        """Where the loss stopped being a number, and the likely cause."""
-        value = float(terms.total.detach())
-        where = f"the loss is {value} in epoch {self.current_epoch + 1}, step {batch_idx + 1}"
-        if math.isfinite(terms.classification.detach()):
+    def _window(self, batch_idx: int) -> int:
+        """How many batches make up the optimiser step of this one; the epoch's last may have fewer."""
+        full, batches = self.trainer.accumulate_grad_batches, int(self.trainer.num_training_batches)
+        rest = batches % full
+        return rest if batch_idx >= batches - rest else full
+
+    def _require_finite(self, terms: LossTerms, batch_idx: int) -> None:
+        """Stop all ranks together: one alone would leave the others waiting for its gradients.
+
+        Raises:
+            TrainingDiverged: saying where the loss stopped being a number, and the likely cause.
+        """
+        values = torch.stack([terms.total.detach(), terms.classification.detach()])
+        total, classification = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()
+        if math.isfinite(total):
+            return
+        where = f"the loss is {total} in epoch {self.current_epoch + 1}, step {batch_idx + 1}"
+        if math.isfinite(classification):
             cause = "the guidance term overflowed: use --target standardized or a smaller --guidance-weight"
         else:
             rates = f"{self.recipe.lr} and {self.recipe.backbone_lr}"
             cause = f"the learning rates ({rates}) are probably too high: lower them, or clip with --clip 1"
-        return f"{where}; {cause}"
+        raise TrainingDiverged(f"{where}; {cause}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch.optim import SGD, Optimizer
@@ -14,6 +14,7 @@ from ggam.methods import METHODS
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.ggam import GGAMOptions
 
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -103,8 +104,8 @@ class MachineRecipe:
     devices: int = 1
     """Devices per node, trained on in parallel (DDP)."""
     nodes: int = 1
-    """Machines; start the same command on each, as for torchrun."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Machines; start the same command on each, by torchrun, Slurm, or with NODE_RANK and MASTER_ADDR set."""
+    accelerator: Accelerator = "auto"
     """What to compute on."""
     precision: Precision = "auto"
     """bf16 (mixed) or fp32; auto: bf16 where the device computes it natively."""
@@ -115,6 +116,9 @@ class MachineRecipe:
         """Refuse what no machine has."""
         for name in ("devices", "nodes"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name, literal in (("accelerator", Accelerator), ("precision", Precision)):
+            choices = get_args(literal)
+            _require(self, name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         _require(self, "seed", 0 <= self.seed < 2**31, "0 to 2³¹ - 1")
 
 

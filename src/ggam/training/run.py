@@ -6,7 +6,7 @@ A run directory holds `config.yaml` (the recipe and the data), `checkpoints/` (l
 """
 
 import json
-import time
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,28 @@ from ggam.checkpoint import save_model
 from ggam.data.cache import PictureCache
 from ggam.data.check import unreadable
 from ggam.data.layouts import load_dataset
-from ggam.data.loaders import FineGrainedDataModule
+from ggam.data.loaders import EpochBatches, FineGrainedDataModule, without_traceback
 from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
 from ggam.files import write_atomic
 from ggam.methods import create_model
 from ggam.methods.base import FineGrainedModel
-from ggam.training.callbacks import BEST, LAST, Checkpoints, EpochLines, EpochLog, Position, StopOnSignal
-from ggam.training.module import TrainingModule
+from ggam.training.callbacks import (
+    BEST,
+    LAST,
+    Checkpoints,
+    EpochLines,
+    EpochLog,
+    Interrupted,
+    Position,
+    StopOnSignal,
+    WholeCheckpoints,
+    read_epochs,
+)
+from ggam.training.module import TrainingDiverged, TrainingModule
 from ggam.training.recipe import Recipe, resolve_precision
 
 CONFIG = "config.yaml"
+METRICS = "metrics.csv"
 RESULTS = "results.json"
 _MACHINE_ONLY = {"workers", "devices", "nodes", "accelerator", "precision", "compile"}
 """What may differ between the parts of a resumed run."""
@@ -57,8 +69,8 @@ class RunConfig:
     recipe: Recipe
 
     def write(self, run: Path) -> None:
-        """Write `config.yaml`."""
-        values = {"data": str(self.data), "ggam": _version.__version__, **self.recipe.to_flat()}
+        """Write `config.yaml`; the data are found again from any working directory."""
+        values = {"data": str(self.data.absolute()), "ggam": _version.__version__, **self.recipe.to_flat()}
         write_atomic(run / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     @classmethod
@@ -72,9 +84,10 @@ class RunConfig:
             values = yaml.safe_load((run / CONFIG).read_text("utf-8"))
             data = Path(values.pop("data"))
             values.pop("ggam")
-        except (OSError, KeyError, AttributeError, yaml.YAMLError) as error:
-            raise RunError(f"{run}: not a run directory ({CONFIG} cannot be read: {error})") from error
-        return cls(data, Recipe.from_flat(values))
+            return cls(data, Recipe.from_flat(values))
+        except (OSError, KeyError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{run}: not a run directory ({CONFIG} cannot be read: {reason})") from error
 
 
 def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = False) -> dict[str, Any] | None:
@@ -90,7 +103,8 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
         What `results.json` holds; None on ranks other than the first.
 
     Raises:
-        RunError: if the directory is in use, or there is nothing to resume.
+        RunError: if the directory is in use, there is nothing to resume, the devices are not there, their
+            memory does not suffice, or the pictures are too few for them.
         DataError: if the data cannot be read.
         TrainingDiverged: if the loss stops being a number.
         Interrupted: if a signal stopped the run; it can be resumed.
@@ -98,15 +112,10 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
     recipe = config.recipe
     checkpoint = find_checkpoint(config, run, resume=resume)
     train, val, test = load_parts(config)
-    if _first_rank():
-        require_readable(train, val, test)
+    trainer = build_trainer(recipe, run, validate=len(val) > 0)
     seed_everything(recipe.machine.seed, verbose=False)
-    model = build_model(recipe, train.class_names)
+    model = build_model(recipe, train.class_names, fresh=checkpoint is None)
     train, val, test = with_transforms(model, train, val, test)
-    if _first_rank():
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        config.write(run)
-
     module = TrainingModule(model, recipe.optimization, recipe.machine.seed)
     data = FineGrainedDataModule(
         train,
@@ -115,17 +124,37 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
         seed=recipe.machine.seed,
         workers=recipe.data.workers,
     )
-    trainer = build_trainer(recipe, run)
-    started = time.monotonic()
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=checkpoint is not None)
+    if _first_rank():  # what can be refused has been refused: from here on there is a run
+        require_readable(train, val, test)
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        config.write(run)
+    _train(trainer, module, data, checkpoint)
     if not trainer.is_global_zero:
         return None
-    seconds = time.monotonic() - started
     results = _finish(config, run, model, test, evaluate)
     results["pictures"] = {"train": len(train), "val": len(val), "test": len(test)}
-    results["training_seconds"] = round(seconds, 1)
+    spent = sum(float(row["seconds"]) for row in read_epochs(run / METRICS))
+    results["training_seconds"] = round(spent, 1)
     write_atomic(run / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _train(
+    trainer: Trainer, module: TrainingModule, data: FineGrainedDataModule, checkpoint: Path | None
+) -> None:
+    """Lightning's loop, its errors in one line each."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=checkpoint is not None)
+    except (Interrupted, TrainingDiverged):  # on all ranks together; the first one says so
+        if trainer.is_global_zero:
+            raise
+    except DataError as error:
+        raise without_traceback(error) from error
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the device's memory does not suffice for {data.batch_size} pictures at a time: lower "
+            "--batch-size, and raise --accumulate to take as many for a step"
+        ) from error
 
 
 def load_parts(config: RunConfig) -> tuple[FineGrainedDataset, FineGrainedDataset, FineGrainedDataset]:
@@ -139,6 +168,14 @@ def load_parts(config: RunConfig) -> tuple[FineGrainedDataset, FineGrainedDatase
     if recipe.train_per_class is not None:
         train = limit_per_class(train, recipe.train_per_class, seed)
     train, val = hold_out(train, recipe.val_fraction, seed)
+    machine = config.recipe.machine
+    ranks = machine.devices * machine.nodes
+    EpochBatches(len(train), recipe.batch_size, seed, ranks=ranks)  # refuses too few pictures
+    if 0 < len(val) < ranks:
+        raise RunError(
+            f"{len(val)} validation pictures for {ranks} devices: expected one for each at least; raise "
+            "--val-fraction, or choose the last epoch with --val-fraction 0"
+        )
     return train, val, test
 
 
@@ -160,13 +197,19 @@ def with_transforms(model: FineGrainedModel, *parts: FineGrainedDataset) -> tupl
     return tuple(part.with_transform(model.config.transform(augment=part.split == "train")) for part in parts)
 
 
-def build_model(recipe: Recipe, class_names: tuple[str, ...]) -> FineGrainedModel:
-    """The model of a recipe, channels last, its backbone compiled if asked for."""
+def build_model(recipe: Recipe, class_names: tuple[str, ...], *, fresh: bool = True) -> FineGrainedModel:
+    """The model of a recipe, channels last, its backbone compiled if asked for.
+
+    Args:
+        recipe: which model.
+        class_names: K names.
+        fresh: start from the recipe's pre-trained weights; False where a checkpoint will replace them.
+    """
     model = create_model(
         recipe.model.backbone,
         method=recipe.model.method,
-        pretrained=recipe.model.pretrained,
-        weights=recipe.model.weights,
+        pretrained=recipe.model.pretrained and fresh,
+        weights=recipe.model.weights if fresh else None,
         stage=recipe.model.stage,
         image_size=recipe.model.image_size,
         class_names=class_names,
@@ -179,15 +222,25 @@ def build_model(recipe: Recipe, class_names: tuple[str, ...]) -> FineGrainedMode
     return model
 
 
-def build_trainer(recipe: Recipe, run: Path) -> Trainer:
-    """Lightning's trainer with our log, checkpoints and way to stop."""
+def build_trainer(recipe: Recipe, run: Path, *, validate: bool = True) -> Trainer:
+    """Lightning's trainer with our log, checkpoints and way to stop.
+
+    Args:
+        recipe: how long, and on what.
+        run: the run directory; nothing is written before training starts.
+        validate: measure each epoch on the validation part.
+
+    Raises:
+        RunError: if the machine has not got the devices.
+    """
     machine = recipe.machine
     device = default_device(machine.accelerator)
+    require_devices(device, machine.devices)
     parallel = machine.devices * machine.nodes > 1
     checkpoints = run / "checkpoints"
     callbacks: list[Any] = [
         Position(),
-        EpochLog(run / "metrics.csv"),
+        EpochLog(run / METRICS),
         Checkpoints(checkpoints),
         StopOnSignal(checkpoints),
     ]
@@ -208,10 +261,11 @@ def build_trainer(recipe: Recipe, run: Path) -> Trainer:
         accumulate_grad_batches=recipe.optimization.accumulate,
         gradient_clip_val=recipe.optimization.clip,
         logger=TensorBoardLogger(run, name="", version="tensorboard"),
+        plugins=[WholeCheckpoints()],
         callbacks=callbacks,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        limit_val_batches=1.0 if recipe.data.val_fraction else 0,
+        limit_val_batches=1.0 if validate else 0,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=terminal,
@@ -235,6 +289,17 @@ def default_device(accelerator: str = "auto") -> torch.device:
     return torch.device(accelerator)
 
 
+def require_devices(device: torch.device, count: int) -> None:
+    """Refuse more devices than there are; processes on the CPU can be any number.
+
+    Raises:
+        RunError: saying how many there are.
+    """
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, count)
+    if count > there:
+        raise RunError(f"--devices {count}: this machine has {there} of {device.type}")
+
+
 def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | None:
     """The checkpoint to go on from, None to start from the beginning.
 
@@ -242,13 +307,15 @@ def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | Non
         RunError: if a new run would overwrite something, or a resumed one would not be the same run.
     """
     if not resume:
-        if _first_rank() and run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if _first_rank() and run.is_file():
+            raise RunError(f"{run} is a file: expected a folder, or a name for a new one")
+        if _first_rank() and run.is_dir() and any(run.iterdir()):
             raise RunError(f"{run} is not empty: continue it with --resume, or choose another --out")
         return None
     stored = RunConfig.read(run)
     before, now = stored.recipe.to_flat(), config.recipe.to_flat()
     changed = [name for name in now if before.get(name) != now[name] and name not in _MACHINE_ONLY]
-    if stored.data != config.data or changed:
+    if stored.data.absolute() != config.data.absolute() or changed:
         what = ", ".join(f"{name}: {before.get(name)} → {now[name]}" for name in changed) or "data"
         raise RunError(f"{run}: --resume continues the same run, but {what} changed; start a new run")
     checkpoint = run / "checkpoints" / LAST
@@ -287,8 +354,13 @@ def _finish(
 
 
 def _first_rank() -> bool:
-    """Whether this is the process that writes, before Lightning has set up the others."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    """Whether this is the process that writes, before Lightning has set up the others.
+
+    Where Lightning starts the processes of each of several machines, it knows the rank on this machine
+    only.
+    """
+    alone_on_another = "RANK" not in os.environ and int(os.environ.get("NODE_RANK", 0)) > 0
+    return getattr(rank_zero_only, "rank", 0) == 0 and not alone_on_another
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:
