@@ -145,9 +145,9 @@ def test_nothing_readable_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "explanations.json").is_file()
 
 
-@pytest.mark.parametrize("wrong", [{"top": 0}, {"batch_size": 0}, {"batch_size": -3}])
-def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(("top", "batch_size"), [(0, 1), (1, 0), (1, -3)])
+def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, top: int, batch_size: int) -> None:
     noise().save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="expected both to be at least 1"):
-        explain_files(tiny_model(), [tmp_path / "a.png"], tmp_path / "out", **wrong)
+        explain_files(tiny_model(), [tmp_path / "a.png"], tmp_path / "out", top=top, batch_size=batch_size)
     assert not (tmp_path / "out").exists()

@@ -81,7 +81,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("ggam: interrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        known = error.filename is not None and error.strerror
+        print(f"ggam: {error.filename}: {error.strerror}" if known else f"ggam: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
         print(f"ggam: {error}", file=sys.stderr)
         sys.exit(2)
 

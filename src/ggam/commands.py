@@ -197,8 +197,8 @@ def data_synthesize(
 
     Args:
         out: The folder to make.
-        preset: The size of a published set; cub: 200 classes, 5994 and 5794 pictures of 433 pixels. What
-            the following four say goes before it.
+        preset: The size of a published set; cub: 200 classes, 5994 and 5794 pictures of 433 pixels; the
+            next four options override it.
         classes: Species; neighbouring ones differ in one small part only; default: 8.
         train_per_class: Training pictures of each species; default: 60.
         test_per_class: Test pictures of each species; default: 30.

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -189,3 +190,16 @@ def test_the_whole_picture_is_resized_without_its_banner() -> None:
     whole = resize_whole(image, 50, banner=20)
     assert whole.size == (50, 50)
     assert np.array_equal(np.unique(np.asarray(whole)[:-1].reshape(-1, 3), axis=0), [(255, 0, 0)])
+
+
+def test_a_cache_without_space_is_named(picture: Path, tmp_path: Path) -> None:
+    cached = dataset(picture, ImageTransform(64, MEAN, STD)).with_cache(PictureCache(tmp_path / "cache"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"p\.jpg.*the cache .*cache cannot keep it: .*too large"):
+            cached[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not stored(PictureCache(tmp_path / "cache"))
+    assert cached[0][0].shape == (3, 64, 64)

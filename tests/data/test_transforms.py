@@ -167,7 +167,7 @@ def test_without_augmenting_the_generator_is_not_used() -> None:
 
 
 def test_augmenting_without_a_generator_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a random generator"):
+    with pytest.raises(TypeError, match="needs a random generator"):
         ImageTransform(32, ZERO, ONE, augment=True)(landscape(64, 64))
 
 

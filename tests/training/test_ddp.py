@@ -24,8 +24,8 @@ from ggam.training.run import RunConfig, build_model, build_trainer, load_parts,
 
 data, run = Path(sys.argv[1]), Path(sys.argv[2])
 recipe = Recipe.from_flat(dict(
-    backbone="test_resnet", pretrained=False, image_size=32, epochs=1, batch_size=6, lr=0.05,
-    backbone_lr=0.02, workers=0, accelerator="cpu", precision="fp32", devices=2, val_fraction=0.42,
+    backbone="test_resnet", pretrained=False, image_size=32, epochs=1, batch_size=4, lr=0.05,
+    backbone_lr=0.02, workers=0, accelerator="cpu", precision="fp32", devices=2, val_fraction=0.25,
 ))
 (run / "checkpoints").mkdir(parents=True, exist_ok=True)
 train, val, _ = load_parts(RunConfig(data, recipe))
@@ -33,7 +33,7 @@ seed_everything(0, verbose=False)
 model = build_model(recipe, train.class_names)
 train, val = with_transforms(model, train, val)
 module = TrainingModule(model, recipe.optimization, 0)
-parts = FineGrainedDataModule(train, val, batch_size=6, seed=0, workers=0)
+parts = FineGrainedDataModule(train, val, batch_size=4, seed=0, workers=0)
 trainer = build_trainer(recipe, run)
 trainer.fit(module, datamodule=parts)
 measured = float(trainer.callback_metrics["val/accuracy"])

@@ -52,7 +52,10 @@ class PictureCache:
             pixels = np.asarray(resize_whole(image, side, banner=banner))
         content = io.BytesIO()
         np.save(content, pixels)
-        write_atomic(stored, content.getvalue())
+        try:
+            write_atomic(stored, content.getvalue())
+        except OSError as error:
+            raise OSError(f"the cache {self.folder} cannot keep it: {error}") from error
         return pixels
 
     def _place(self, path: Path, side: int, banner: int) -> Path:

@@ -32,7 +32,8 @@ def reading(path: Path, what: str = "picture") -> Iterator[None]:
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as a {what} ({error})") from error
+        reason = (isinstance(error, OSError) and error.strerror) or error  # without the name again
+        raise DataError(f"{path}: cannot be read as a {what} ({reason})") from error
 
 
 class Box(NamedTuple):

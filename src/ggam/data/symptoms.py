@@ -26,20 +26,20 @@ _OVERHANG = 2.0  # pixels; annotators' boxes often touch the edge, counted from 
 
 _FAULTS = {
     "missing": "listed, but not there",
-    "zero-byte": "empty, of 0 bytes",
-    "truncated": "cut off before their end",
+    "zero-byte": "of 0 bytes",
+    "truncated": "cut off before the end",
     "unreadable": "not readable as a picture",
 }
 _TRAITS: dict[str, tuple[Severity, str]] = {
     "animated": ("warning", "with several frames; only the first is used"),
     "blank": ("warning", "of a single colour"),
-    "large": ("warning", f"of more than {LARGE // 10**6} million pixels; they slow down every epoch"),
+    "large": ("warning", f"of more than {LARGE // 10**6} million pixels, slow to decode in every epoch"),
     "small": ("warning", f"with a side below {SMALL} pixels"),
-    "cmyk": ("note", "in CMYK; converted to RGB without their colour profile"),
+    "cmyk": ("note", "in CMYK; converted to RGB without the colour profile"),
     "16-bit": ("note", "with 16 bits per pixel; reduced to 8"),
     "palette": ("note", "with a palette; converted to RGB"),
     "transparent": ("note", "with transparency; laid over white"),
-    "rotated": ("note", "turned by their EXIF orientation; shown upright"),
+    "rotated": ("note", "turned by an EXIF orientation; shown upright"),
 }
 
 

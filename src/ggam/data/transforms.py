@@ -77,7 +77,7 @@ class ImageTransform:
             (3, image_size, image_size), float32.
 
         Raises:
-            ValueError: if `augment` is set and no `rng` is given.
+            TypeError: if `augment` is set and no `rng` is given.
         """
         rng = self._chance(rng)
         image = upright(image)
@@ -100,7 +100,7 @@ class ImageTransform:
 
     def _chance(self, rng: np.random.Generator | None) -> np.random.Generator | None:
         if self.augment and rng is None:
-            raise ValueError("an augmenting transform needs a random generator")
+            raise TypeError("an augmenting transform needs a random generator")
         return rng if self.augment else None
 
     def _tensor(self, image: Image.Image, rng: np.random.Generator | None) -> Tensor:

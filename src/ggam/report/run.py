@@ -176,8 +176,9 @@ def _lead(model: FineGrainedModel, report: EvalReport, history: Sequence[Mapping
     seconds = sum(row.get("seconds", 0.0) for row in history)
     if not seconds:
         return text
-    spent = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-    return f"{text} Trained for {len(history)} epochs in {spent}."
+    spent = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
+    epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+    return f"{text} Trained for {epochs} in {spent}."
 
 
 def _accuracy_rows(results: Mapping[str, Any], reports: Mapping[str, EvalReport]) -> list[_AccuracyRow]:
@@ -229,7 +230,7 @@ def _pair_card(
     if typical is not None:
         source = data_uri(picture_of(dataset, typical))
         tiles.append(Tile(source, f"A {other} for comparison", other))
-    times = "once" if pair.pictures == 1 else f"{pair.pictures} times"
+    times = {1: "once", 2: "twice"}.get(pair.pictures, f"{pair.pictures} times")
     return Card(f"{name} taken for {other}", times, "wrong", tuple(tiles))
 
 

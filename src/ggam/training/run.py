@@ -43,7 +43,7 @@ from ggam.training.callbacks import (
     read_epochs,
 )
 from ggam.training.module import TrainingDiverged, TrainingModule
-from ggam.training.recipe import Recipe, resolve_precision
+from ggam.training.recipe import DataRecipe, Recipe, resolve_precision
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -70,7 +70,7 @@ class RunConfig:
 
     def write(self, run: Path) -> None:
         """Write `config.yaml`; the data are found again from any working directory."""
-        values = {"data": str(self.data.absolute()), "ggam": _version.__version__, **self.recipe.to_flat()}
+        values = {"data": str(self.data.resolve()), "ggam": _version.__version__, **self.recipe.to_flat()}
         write_atomic(run / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     @classmethod
@@ -189,7 +189,8 @@ def require_readable(*parts: FineGrainedDataset) -> None:
     if broken:
         named = "; ".join(f"{path} ({reason})" for path, reason in broken[:_NAMED_FILES])
         more = f" and {len(broken) - _NAMED_FILES} more" if len(broken) > _NAMED_FILES else ""
-        raise DataError(f"{len(broken)} pictures cannot be read: {named}{more}; repair or remove them")
+        count = "1 picture" if len(broken) == 1 else f"{len(broken)} pictures"
+        raise DataError(f"{count} cannot be read: {named}{more}; repair or remove what is broken")
 
 
 def with_transforms(model: FineGrainedModel, *parts: FineGrainedDataset) -> tuple[FineGrainedDataset, ...]:
@@ -315,7 +316,7 @@ def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | Non
     stored = RunConfig.read(run)
     before, now = stored.recipe.to_flat(), config.recipe.to_flat()
     changed = [name for name in now if before.get(name) != now[name] and name not in _MACHINE_ONLY]
-    if stored.data.absolute() != config.data.absolute() or changed:
+    if stored.data.resolve() != config.data.resolve() or changed:
         what = ", ".join(f"{name}: {before.get(name)} → {now[name]}" for name in changed) or "data"
         raise RunError(f"{run}: --resume continues the same run, but {what} changed; start a new run")
     checkpoint = run / "checkpoints" / LAST
@@ -328,15 +329,7 @@ def _finish(
     """Choose the epoch on the validation part, save it, and touch the test pictures, once."""
     folder = run / "checkpoints"
     chosen = "best" if (folder / BEST).exists() else "last"
-    fraction = config.recipe.data.val_fraction
-    results: dict[str, Any] = {
-        "protocol": (
-            f"best epoch chosen on {fraction:.0%} of the training pictures, held out"
-            if chosen == "best"
-            else "last epoch, all training pictures used (the paper's protocol)"
-        ),
-        "selected": chosen,
-    }
+    results: dict[str, Any] = {"protocol": _protocol(config.recipe.data, chosen), "selected": chosen}
     last = _load(folder / LAST)
     epochs = {"last": last["epoch"] + 1}
     if chosen == "best":
@@ -351,6 +344,17 @@ def _finish(
         if name == chosen:
             save_model(model, run / "model")
     return results
+
+
+def _protocol(recipe: DataRecipe, chosen: str) -> str:
+    """What the model was trained and chosen on, in words (docs/protocol.md)."""
+    words = (
+        f"best epoch chosen on {recipe.val_fraction:.0%} of the training pictures, held out"
+        if chosen == "best"
+        else "last epoch, no training picture held out (the paper's protocol)"
+    )
+    few = recipe.train_per_class
+    return words if few is None else f"{words}; at most {few} training pictures per class"
 
 
 def _first_rank() -> bool:
