@@ -17,7 +17,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check
 
 types: $(STAMP)
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 slow: $(STAMP)
 	$(BIN)/pytest -m slow

@@ -32,8 +32,14 @@ def reading(path: Path, what: str = "picture") -> Iterator[None]:
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error  # without the name again
-        raise DataError(f"{path}: cannot be read as a {what} ({reason})") from error
+        raise DataError(f"{path}: cannot be read as a {what} ({_reason(error, path)})") from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """An error about a file in words, without that file's name."""
+    if isinstance(error, OSError) and error.strerror and str(error.filename) == str(path):
+        return error.strerror
+    return str(error)
 
 
 class Box(NamedTuple):

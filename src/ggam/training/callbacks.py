@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ggam.data.loaders import FineGrainedDataModule
@@ -160,6 +161,22 @@ class Checkpoints(Callback):
             self.best_accuracy, self.best_epoch = float(accuracy), trainer.current_epoch + 1
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
         trainer.save_checkpoint(self.folder / LAST)
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar for each epoch, counted from 1."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands beside the bar; not the logger's version, which is no news."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -16,8 +16,9 @@ from ggam.training.recipe import OptimizationRecipe, build_optimizer
 
 _PROGRESS_BAR = {
     "loss": "loss",
-    "accuracy": "accuracy",
+    "classification": "cross-entropy",
     "guidance": "guidance",
+    "accuracy": "accuracy",
     "channel_entropy": "H(S)",
     "target_entropy": "H(target)",
 }

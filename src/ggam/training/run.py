@@ -16,7 +16,6 @@ import torch
 import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
@@ -34,6 +33,7 @@ from ggam.training.callbacks import (
     BEST,
     LAST,
     Checkpoints,
+    EpochBar,
     EpochLines,
     EpochLog,
     Interrupted,
@@ -246,10 +246,7 @@ def build_trainer(recipe: Recipe, run: Path, *, validate: bool = True) -> Traine
         StopOnSignal(checkpoints),
     ]
     terminal = Console().is_terminal
-    if not terminal:
-        callbacks.append(EpochLines(recipe.optimization.epochs))
-    else:
-        callbacks.append(RichProgressBar(leave=True))
+    callbacks.append(EpochBar() if terminal else EpochLines(recipe.optimization.epochs))
     torch.backends.cudnn.deterministic = True
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
