@@ -35,7 +35,8 @@ from ggam.training.recipe import (
     Recipe,
     resolve_precision,
 )
-from ggam.training.run import RESULTS, RunConfig, RunError, default_device, fit
+from ggam.training.run import RESULTS, RunConfig, RunError, fit
+from ggam.training.trainer import default_device
 
 CONSOLE = Console(highlight=False)
 PROGRESS = Console(stderr=True)
@@ -73,7 +74,10 @@ def train(
     try:
         with quiet_lightning():
             results = fit(
-                RunConfig(data, recipe), out, _evaluator(machine.precision, pictures.workers), resume=resume
+                RunConfig(data, recipe),
+                out,
+                _evaluator(machine.precision, pictures.workers, accelerator=machine.accelerator),
+                resume=resume,
             )
     except Interrupted as stopped:
         print(
@@ -89,7 +93,9 @@ def train(
     test = load_dataset(
         used.data, split="test", layout=used.recipe.data.layout, seed=used.recipe.machine.seed
     )
-    page = write_report(out, trained.to(default_device()), test.with_transform(trained.config.transform()))
+    page = write_report(
+        out, trained.to(default_device(machine.accelerator)), test.with_transform(trained.config.transform())
+    )
     CONSOLE.print(_results_table(results))
     CONSOLE.print(f"{results['protocol']}\nreport: {page}")
 
@@ -286,12 +292,12 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def _evaluator(
-    precision: Precision, workers: int, batch_size: int = 64
+    precision: Precision, workers: int, batch_size: int = 64, accelerator: str = "auto"
 ) -> Callable[[FineGrainedModel, FineGrainedDataset, Path], Mapping[str, float]]:
     """What measures a model and writes the report into a folder."""
 
     def run(model: FineGrainedModel, dataset: FineGrainedDataset, out: Path) -> Mapping[str, float]:
-        device = default_device()
+        device = default_device(accelerator)
         with progress("evaluating") as step:
             report = measure(
                 model,

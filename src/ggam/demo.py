@@ -23,7 +23,8 @@ from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import localize_maps
 from ggam.report import ComparisonEntry, write_comparison
 from ggam.training.recipe import Recipe
-from ggam.training.run import Evaluate, RunConfig, default_device, fit
+from ggam.training.run import Evaluate, RunConfig, fit
+from ggam.training.trainer import default_device
 
 CLASSES = 8
 TRAIN_PER_CLASS = 60

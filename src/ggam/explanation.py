@@ -49,7 +49,14 @@ def explain(model: FineGrainedModel, images: Tensor, classes: Tensor | None = No
     device = next(model.parameters()).device
     if classes is not None:
         classes = checked_classes(classes, len(images), model.num_classes).to(device)
-    with torch.inference_mode(False), torch.no_grad(), eval_mode(model):
+    # One pass has no use for autocast's cache of weights in half precision.
+    uncached = torch.autocast(
+        device.type,
+        dtype=torch.get_autocast_dtype(device.type),
+        enabled=torch.is_autocast_enabled(device.type),
+        cache_enabled=False,
+    )
+    with torch.inference_mode(False), torch.no_grad(), eval_mode(model), uncached:
         output, weights = model.gradcam(model.backbone(images.to(device)), classes)
         maps = gradcam_map(output.features, weights)
     shown = output.logits.argmax(dim=1) if classes is None else classes

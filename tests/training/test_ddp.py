@@ -20,7 +20,8 @@ from ggam.data.loaders import FineGrainedDataModule
 from ggam.evaluation.evaluate import evaluate
 from ggam.training.module import TrainingModule
 from ggam.training.recipe import Recipe
-from ggam.training.run import RunConfig, build_model, build_trainer, load_parts, with_transforms
+from ggam.training.run import RunConfig, build_model, load_parts, with_transforms
+from ggam.training.trainer import build_trainer
 
 data, run = Path(sys.argv[1]), Path(sys.argv[2])
 recipe = Recipe.from_flat(dict(

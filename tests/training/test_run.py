@@ -23,7 +23,8 @@ from ggam.methods.base import FineGrainedModel
 from ggam.training.callbacks import Interrupted, WholeCheckpoints
 from ggam.training.module import TrainingDiverged, TrainingModule
 from ggam.training.recipe import Recipe
-from ggam.training.run import RunConfig, RunError, fit, require_devices
+from ggam.training.run import RunConfig, RunError, fit
+from ggam.training.trainer import DeviceError, require_devices
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
@@ -347,7 +348,7 @@ def test_what_the_machine_or_the_data_cannot_give_is_refused_before_there_is_a_r
 
 def test_more_gpus_than_there_are() -> None:
     require_devices(torch.device("cpu"), 64)
-    with pytest.raises(RunError, match="--devices 99: this machine has"):
+    with pytest.raises(DeviceError, match="--devices 99: this machine has"):
         require_devices(torch.device("cuda"), 99)
 
 

@@ -78,6 +78,7 @@ class Position(Callback):
 class EpochLog(Callback):
     """One row per epoch in `metrics.csv`; a resumed run goes on behind the rows it has.
 
+    The learning rates are those that the epoch ended at.
     Of an epoch that was interrupted, the means over its training steps hold those after the last start;
     its seconds are all that it took.
     """

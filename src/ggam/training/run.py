@@ -7,6 +7,7 @@ A run directory holds `config.yaml` (the recipe and the data), `checkpoints/` (l
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,38 +16,24 @@ from typing import Any
 import torch
 import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
+from lightning.pytorch import seed_everything
 
 from ggam import _version
 from ggam.checkpoint import save_model
 from ggam.data.cache import PictureCache
 from ggam.data.check import unreadable
 from ggam.data.layouts import load_dataset
-from ggam.data.loaders import EpochBatches, FineGrainedDataModule, without_traceback
+from ggam.data.loaders import EpochBatches, FineGrainedDataModule
 from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
 from ggam.files import write_atomic
 from ggam.methods import create_model
 from ggam.methods.base import FineGrainedModel
-from ggam.training.callbacks import (
-    BEST,
-    LAST,
-    Checkpoints,
-    EpochBar,
-    EpochLines,
-    EpochLog,
-    Interrupted,
-    Position,
-    StopOnSignal,
-    WholeCheckpoints,
-    read_epochs,
-)
-from ggam.training.module import TrainingDiverged, TrainingModule
-from ggam.training.recipe import DataRecipe, Recipe, resolve_precision
+from ggam.training.callbacks import BEST, LAST, read_epochs
+from ggam.training.module import TrainingModule
+from ggam.training.recipe import DataRecipe, Recipe
+from ggam.training.trainer import CHECKPOINTS, METRICS, build_trainer, run_trainer
 
 CONFIG = "config.yaml"
-METRICS = "metrics.csv"
 RESULTS = "results.json"
 _MACHINE_ONLY = {"workers", "devices", "nodes", "accelerator", "precision", "compile"}
 """What may differ between the parts of a resumed run."""
@@ -103,8 +90,8 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
         What `results.json` holds; None on ranks other than the first.
 
     Raises:
-        RunError: if the directory is in use, there is nothing to resume, the devices are not there, their
-            memory does not suffice, or the pictures are too few for them.
+        RunError: if the directory is in use, there is nothing to resume, or the pictures are too few.
+        DeviceError: if the devices are not there, or their memory does not suffice.
         DataError: if the data cannot be read.
         TrainingDiverged: if the loss stops being a number.
         Interrupted: if a signal stopped the run; it can be resumed.
@@ -125,10 +112,11 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
         workers=recipe.data.workers,
     )
     if _first_rank():  # what can be refused has been refused: from here on there is a run
+        print(f"reading all {len(train) + len(val) + len(test)} pictures once", flush=True)
         require_readable(train, val, test)
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         config.write(run)
-    _train(trainer, module, data, checkpoint)
+    run_trainer(trainer, module, data, checkpoint)
     if not trainer.is_global_zero:
         return None
     results = _finish(config, run, model, test, evaluate)
@@ -137,24 +125,6 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
     results["training_seconds"] = round(spent, 1)
     write_atomic(run / RESULTS, json.dumps(results, indent=2) + "\n")
     return results
-
-
-def _train(
-    trainer: Trainer, module: TrainingModule, data: FineGrainedDataModule, checkpoint: Path | None
-) -> None:
-    """Lightning's loop, its errors in one line each."""
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=checkpoint is not None)
-    except (Interrupted, TrainingDiverged):  # on all ranks together; the first one says so
-        if trainer.is_global_zero:
-            raise
-    except DataError as error:
-        raise without_traceback(error) from error
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"the device's memory does not suffice for {data.batch_size} pictures at a time: lower "
-            "--batch-size, and raise --accumulate to take as many for a step"
-        ) from error
 
 
 def load_parts(config: RunConfig) -> tuple[FineGrainedDataset, FineGrainedDataset, FineGrainedDataset]:
@@ -223,81 +193,6 @@ def build_model(recipe: Recipe, class_names: tuple[str, ...], *, fresh: bool = T
     return model
 
 
-def build_trainer(recipe: Recipe, run: Path, *, validate: bool = True) -> Trainer:
-    """Lightning's trainer with our log, checkpoints and way to stop.
-
-    Args:
-        recipe: how long, and on what.
-        run: the run directory; nothing is written before training starts.
-        validate: measure each epoch on the validation part.
-
-    Raises:
-        RunError: if the machine has not got the devices.
-    """
-    machine = recipe.machine
-    device = default_device(machine.accelerator)
-    require_devices(device, machine.devices)
-    parallel = machine.devices * machine.nodes > 1
-    checkpoints = run / "checkpoints"
-    callbacks: list[Any] = [
-        Position(),
-        EpochLog(run / METRICS),
-        Checkpoints(checkpoints),
-        StopOnSignal(checkpoints),
-    ]
-    terminal = Console().is_terminal
-    callbacks.append(EpochBar() if terminal else EpochLines(recipe.optimization.epochs))
-    torch.backends.cudnn.deterministic = True
-    return Trainer(
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=machine.devices,
-        num_nodes=machine.nodes,
-        strategy="ddp" if parallel else "auto",
-        sync_batchnorm=parallel and device.type == "cuda",
-        precision="bf16-mixed" if resolve_precision(machine.precision, device) == "bf16" else "32-true",
-        max_epochs=recipe.optimization.epochs,
-        accumulate_grad_batches=recipe.optimization.accumulate,
-        gradient_clip_val=recipe.optimization.clip,
-        logger=TensorBoardLogger(run, name="", version="tensorboard"),
-        plugins=[WholeCheckpoints()],
-        callbacks=callbacks,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if validate else 0,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=terminal,
-        use_distributed_sampler=False,
-        default_root_dir=run,
-    )
-
-
-def default_device(accelerator: str = "auto") -> torch.device:
-    """The device that `auto` or a named accelerator means on this machine.
-
-    Raises:
-        RunError: if the machine has no such device.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if accelerator == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available.get(accelerator):
-        there = ", ".join(name for name, usable in available.items() if usable)
-        raise RunError(f"accelerator {accelerator!r} is not on this machine; it has {there}")
-    return torch.device(accelerator)
-
-
-def require_devices(device: torch.device, count: int) -> None:
-    """Refuse more devices than there are; processes on the CPU can be any number.
-
-    Raises:
-        RunError: saying how many there are.
-    """
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, count)
-    if count > there:
-        raise RunError(f"--devices {count}: this machine has {there} of {device.type}")
-
-
 def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | None:
     """The checkpoint to go on from, None to start from the beginning.
 
@@ -316,7 +211,7 @@ def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | Non
     if stored.data.resolve() != config.data.resolve() or changed:
         what = ", ".join(f"{name}: {before.get(name)} → {now[name]}" for name in changed) or "data"
         raise RunError(f"{run}: --resume continues the same run, but {what} changed; start a new run")
-    checkpoint = run / "checkpoints" / LAST
+    checkpoint = run / CHECKPOINTS / LAST
     return checkpoint if checkpoint.exists() else None
 
 
@@ -324,7 +219,7 @@ def _finish(
     config: RunConfig, run: Path, model: FineGrainedModel, test: FineGrainedDataset, evaluate: Evaluate
 ) -> dict[str, Any]:
     """Choose the epoch on the validation part, save it, and touch the test pictures, once."""
-    folder = run / "checkpoints"
+    folder = run / CHECKPOINTS
     chosen = "best" if (folder / BEST).exists() else "last"
     results: dict[str, Any] = {"protocol": _protocol(config.recipe.data, chosen), "selected": chosen}
     last = _load(folder / LAST)
@@ -332,6 +227,11 @@ def _finish(
     if chosen == "best":
         epochs["best"] = last["callbacks"]["Checkpoints"]["best_epoch"]
     for name, epoch in epochs.items():
+        if name == "best" and epoch == epochs["last"]:  # the same weights, measured already
+            results[name] = results["last"]
+            shutil.copytree(run / "evaluation/last", run / "evaluation/best", dirs_exist_ok=True)
+            save_model(model, run / "model")
+            continue
         state = _load(folder / f"{name}.ckpt")["state_dict"]
         model.load_state_dict(
             {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
