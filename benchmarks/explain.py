@@ -9,7 +9,6 @@ a network with frozen parameters, gets it frozen, so that it need not keep what 
     python benchmarks/explain.py --image-size 448 --precision bf16
 """
 
-import argparse
 from collections.abc import Callable
 
 import ggam  # before the libraries that import torchvision, see ggam._torchvision
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torchcam.methods import GradCAM as TorchCamGradCAM  # pyright: ignore[reportMissingImports]
 
 from ggam.methods.base import FineGrainedModel
-from rounds import measure, show
+from rounds import arguments, measure, show, title
 
 
 class Logits(nn.Module):
@@ -88,14 +87,8 @@ def build_kinds(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="What a heat map costs.")
-    parser.add_argument("--backbone", default="resnet50")
+    parser = arguments("What a heat map costs.", precision="fp32")
     parser.add_argument("--method", default="ggam")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="fp32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
     device = torch.device(args.device)
@@ -117,11 +110,7 @@ def main() -> None:
             works[name] = call
         except Exception as error:  # a library that cannot do it is a result
             print(f"{name}: fails with {type(error).__name__}: {' '.join(str(error).split())[:100]}")
-    title = (
-        f"Heat maps, {args.backbone}, batch {args.batch_size} @{args.image_size}, {args.precision}, "
-        f"{device.type}, {args.rounds} rounds"
-    )
-    show(title, measure(works, args.rounds, device))
+    show(title("Heat maps", args), measure(works, args.rounds, device))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Side-by-side measurement: kinds take turns, ratios are medians over rounds, memory is the peak."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,31 @@ class Cost(NamedTuple):
     """Median over the rounds of the time over the first kind's time in the same round."""
     memory: int
     """Bytes that the call needs at its peak, beyond what was allocated before it."""
+
+
+def arguments(summary: str, precision: str) -> argparse.ArgumentParser:
+    """The options that every benchmark of a network takes.
+
+    Args:
+        summary: what is measured, for `--help`.
+        precision: the default, `bf16` or `fp32`.
+    """
+    parser = argparse.ArgumentParser(description=summary)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels")
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default=precision)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def title(what: str, args: argparse.Namespace) -> str:
+    """What was measured, and with which options."""
+    return (
+        f"{what}, {args.backbone}, batch {args.batch_size} @{args.image_size}, {args.precision}, "
+        f"{args.device}, {args.rounds} rounds"
+    )
 
 
 def measure(kinds: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Cost]:

@@ -8,7 +8,6 @@ pass through the whole network to get the gradient of y_k.
     python benchmarks/train_step.py --backbone vgg19 --image-size 448 --batch-size 32
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 import ggam
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.ggam import GGAM
-from rounds import measure, show
+from rounds import arguments, measure, show, title
 
 
 def step(model: FineGrainedModel, loss: Callable[[], Tensor], autocast: torch.autocast) -> Callable[[], None]:
@@ -51,13 +50,7 @@ def naive_loss(model: GGAM, images: Tensor, targets: Tensor) -> Tensor:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="What guidance costs in training.")
-    parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = arguments("What guidance costs in training.", precision="bf16")
     args = parser.parse_args()
 
     device = torch.device(args.device)
@@ -90,11 +83,7 @@ def main() -> None:
         "ggam": step(guided, lambda: guided.training_loss(images, targets).total, autocast),
         "ggam, naive second backward": step(naive, lambda: naive_loss(naive, images, targets), autocast),
     }
-    title = (
-        f"Training step, {args.backbone}, batch {args.batch_size} @{args.image_size}, {args.precision}, "
-        f"{device.type}, {args.rounds} rounds"
-    )
-    show(title, measure(kinds, args.rounds, device))
+    show(title("Training step", args), measure(kinds, args.rounds, device))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from ggam.training.recipe import (
     Recipe,
     resolve_precision,
 )
-from ggam.training.run import RESULTS, RunConfig, RunError, fit
+from ggam.training.run import CONFIG, RESULTS, RunConfig, RunError, fit
 from ggam.training.trainer import default_device
 
 CONSOLE = Console(highlight=False)
@@ -256,11 +256,9 @@ def open_run(run: Path) -> tuple[FineGrainedModel, RunConfig | None]:
     if (run / "config.json").is_file():
         return load_model(run), None
     if not (run / "model").is_dir():
-        what = (
-            "the run is not finished: continue it with ggam train --resume"
-            if run.is_dir()
-            else "no such folder"
-        )
+        what = "not a run directory" if run.is_dir() else "no such folder"
+        if (run / CONFIG).is_file():
+            what = "the run is not finished: continue it with ggam train --resume"
         raise RunError(f"{run}: holds no trained model ({what})")
     return load_model(run / "model"), RunConfig.read(run)
 
