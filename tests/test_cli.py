@@ -1,5 +1,6 @@
 """The command line as a user meets it: real commands, real files, exit codes and one-line errors."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import yaml
 from cyclopts import App
 from PIL import Image
 
-from ggam import cli, commands
+from ggam import cli
 from ggam.data.layouts import detect_layout
 from ggam.data.synthetic import synthesize
 
@@ -77,7 +78,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("command", [*cli.COMMANDS, *(f"data {name}" for name in cli.DATA_COMMANDS)])
 def test_every_command_explains_each_of_its_options(ggam: Run, command: str) -> None:
-    function = getattr(commands, command.replace(" ", "_"))
+    *_, name = command.split()
+    module, function_name = (cli.DATA_COMMANDS if " " in command else cli.COMMANDS)[name][0].split(":")
+    function = getattr(importlib.import_module(f"ggam.commands.{module}"), function_name)
     app = App(default_command=function)
     for argument in app.assemble_argument_collection(parse_docstring=True):
         if argument.show:

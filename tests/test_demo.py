@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ggam import demo
-from ggam.commands import _evaluator
+from ggam.commands.runs import evaluator
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
@@ -22,7 +22,7 @@ def silent(what: str) -> Iterator[Any]:
 
 def run(out: Path) -> Path:
     console = Console(quiet=True)
-    return demo.run_demo(out, console, _evaluator("fp32", 0), silent, open_page=False)
+    return demo.run_demo(out, console, evaluator("fp32", 0), silent, open_page=False)
 
 
 @pytest.fixture

@@ -12,14 +12,17 @@ from cyclopts.config import Dict
 from ggam._version import __version__
 
 COMMANDS = {
-    "train": "Train a model on a data set and evaluate it once on the test pictures.",
-    "evaluate": "Measure a trained model: accuracy, per class, confusions.",
-    "explain": "Say what pictures show, and draw where the model looked.",
-    "demo": "Generate birds, train with and without attention, and compare (4 minutes).",
+    "train": ("train:train", "Train a model on a data set and evaluate it once on the test pictures."),
+    "evaluate": ("evaluate:evaluate", "Measure a trained model: accuracy, per class, confusions."),
+    "explain": ("evaluate:explain", "Say what pictures show, and draw where the model looked."),
+    "demo": ("demo:demo", "Generate birds, train with and without attention, and compare (4 minutes)."),
 }
 DATA_COMMANDS = {
-    "check": "Look a data set over before time is spent on it.",
-    "synthesize": "Generate a fine-grained data set of birds in the CUB-200-2011 layout.",
+    "check": ("data:check", "Look a data set over before time is spent on it."),
+    "synthesize": (
+        "data:synthesize",
+        "Generate a fine-grained data set of birds in the CUB-200-2011 layout.",
+    ),
 }
 
 
@@ -32,11 +35,10 @@ def build_app() -> App:
         version_flags=["--version"],
         config=apply_recipe_file,
     )
-    for name, summary in COMMANDS.items():
-        app.command(f"ggam.commands:{name}", name=name, help=summary)
     data = App(name="data", help="Check and generate data sets.")
-    for name, summary in DATA_COMMANDS.items():
-        data.command(f"ggam.commands:data_{name}", name=name, help=summary)
+    for group, commands in ((app, COMMANDS), (data, DATA_COMMANDS)):
+        for name, (function, summary) in commands.items():
+            group.command(f"ggam.commands.{function}", name=name, help=summary)
     app.command(data)
     return app
 

@@ -1,0 +1,74 @@
+"""`ggam train`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ggam.commands.console import CONSOLE, Switch, quiet_lightning
+from ggam.commands.runs import evaluator, open_run, results_table
+from ggam.data.layouts import load_dataset
+from ggam.methods.ggam import GGAMOptions
+from ggam.report import write_report
+from ggam.training.callbacks import Interrupted
+from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, Recipe
+from ggam.training.run import RunConfig, fit
+from ggam.training.trainer import default_device
+
+
+def train(
+    data: Path,
+    *,
+    out: Path,
+    config: Path | None = None,
+    resume: Annotated[bool, Switch] = False,
+    model: Annotated[ModelRecipe, Parameter(name="*", group="Model")] = ModelRecipe(),
+    ggam: Annotated[GGAMOptions, Parameter(name="*", group="Method ggam")] = GGAMOptions(),
+    pictures: Annotated[DataRecipe, Parameter(name="*", group="Data")] = DataRecipe(),
+    optimization: Annotated[
+        OptimizationRecipe, Parameter(name="*", group="Optimization")
+    ] = OptimizationRecipe(),
+    machine: Annotated[MachineRecipe, Parameter(name="*", group="Machine")] = MachineRecipe(),
+) -> None:
+    """Train a model on a data set and evaluate it once on the test pictures.
+
+    Args:
+        data: The data set: CUB-200-2011, class folders, … (docs/datasets.md).
+        out: The run directory to make.
+        config: A recipe in YAML; flags override it.
+        resume: Continue the run in --out from its last checkpoint, with its own recipe.
+        model: Which network.
+        ggam: The method's own options.
+        pictures: Which pictures.
+        optimization: How it is trained.
+        machine: On what, and from which random numbers.
+    """
+    recipe = Recipe(model=model, ggam=ggam, data=pictures, optimization=optimization, machine=machine)
+    try:
+        with quiet_lightning():
+            results = fit(
+                RunConfig(data, recipe),
+                out,
+                evaluator(machine.precision, pictures.workers, accelerator=machine.accelerator),
+                resume=resume,
+            )
+    except Interrupted as stopped:
+        print(
+            f"ggam: stopped by {stopped}; everything is saved, continue with: "
+            f"ggam train {data} --out {out} --resume",
+            file=sys.stderr,
+        )
+        sys.exit(128 + stopped.signum)
+    if results is None:  # a rank other than the first
+        return
+    trained, used = open_run(out)
+    assert used is not None  # fit() wrote it
+    test = load_dataset(
+        used.data, split="test", layout=used.recipe.data.layout, seed=used.recipe.machine.seed
+    )
+    page = write_report(
+        out, trained.to(default_device(machine.accelerator)), test.with_transform(trained.config.transform())
+    )
+    CONSOLE.print(results_table(results))
+    CONSOLE.print(f"{results['protocol']}\nreport: {page}")
