@@ -2,14 +2,14 @@
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
+
+from ggam.timing import peak_memory, take_turns
 
 
 class Cost(NamedTuple):
@@ -49,19 +49,11 @@ def title(what: str, args: argparse.Namespace) -> str:
 
 
 def measure(kinds: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Cost]:
-    """Time every kind once per round, after a warm-up; the first kind is what the others are held against.
-
-    Each round starts with another kind, so that none always follows the same one.
-    """
+    """Time every kind once per round, after a warm-up; the first kind is what the others are held against."""
     for call in kinds.values():
         call()
     memory = {name: peak_memory(call, device) for name, call in kinds.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    names = list(kinds)
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            seconds[name].append(_time(kinds[name], device))
+    seconds = take_turns(kinds, rounds, device)
     plain = next(iter(seconds.values()))
     return {
         name: Cost(
@@ -71,27 +63,6 @@ def measure(kinds: Mapping[str, Callable[[], object]], rounds: int, device: torc
         )
         for name, times in seconds.items()
     }
-
-
-def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes of tensors alive at once during a call, beyond those alive before it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        call()
-    profiler: Any = recorded.profiler
-    results = profiler.kineto_results
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
 
 
 def show(title: str, costs: Mapping[str, Cost]) -> None:
@@ -107,13 +78,3 @@ def show(title: str, costs: Mapping[str, Cost]) -> None:
             f"{cost.memory / 2**20:.0f}",
         )
     Console().print(table)
-
-
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start

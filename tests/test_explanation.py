@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from ggam import Explanation, create_model, explain
+from ggam import Explanation, attention_maps, create_model, explain, map_kinds
+from ggam.explanation import MAPS, available_maps
 from ggam.methods.base import FineGrainedModel
 
 
@@ -68,7 +69,7 @@ def test_the_model_is_left_as_it_was(method: str, training: bool) -> None:
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.grad is not None and p.grad.eq(3).all() and p.requires_grad for p in model.parameters())
-    parts = [*explanation[:4], *(explanation.attention or ())]
+    parts = [*explanation[:5], *(explanation.attention or ())]
     assert not any(part.requires_grad or part.is_inference() for part in parts)
 
 
@@ -114,6 +115,138 @@ def test_each_image_may_be_asked_about_another_class() -> None:
         torch.testing.assert_close(alone.maps[0], together.maps[b])
 
 
+@pytest.mark.parametrize("method", ["ggam", "baseline"])
+def test_several_classes_per_image_in_one_pass_through_the_backbone(method: str) -> None:
+    model, passes = build(method), []
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    classes = torch.tensor([[4, 0], [0, 0], [2, 3]])
+    several = explain(model, images(), classes)
+    assert len(passes) == 1
+    assert several.maps.shape == (3, 2, 4, 4) and several.weights.shape == (3, 2, 8)
+    assert torch.equal(several.classes, classes) and several.empty.shape == (3, 2)
+    for m in range(2):
+        single = explain(model, images(), classes[:, m])
+        assert torch.equal(several.maps[:, m], single.maps)
+        assert torch.equal(several.weights[:, m], single.weights)
+        assert torch.equal(several.logits, single.logits)
+
+
+def test_empty_maps_are_reported_and_never_divided_by_zero() -> None:
+    model = build("baseline")
+    with torch.no_grad():
+        model.get_parameter("classifier.4.weight")[1].zero_()  # nothing speaks for class 1
+    explanation = explain(model, images(), torch.tensor([[1, 0], [1, 2], [1, 3]]))
+    assert explanation.empty[:, 0].all() and not explanation.maps[:, 0].any()
+    assert not explanation.normalized[:, 0].any()
+    shown = ~explanation.empty
+    assert shown.any() and explanation.normalized[shown].amax(dim=(-2, -1)).eq(1).all()
+    raw = explanation.maps[shown]
+    torch.testing.assert_close(
+        explanation.normalized[shown] * raw.amax(dim=(-2, -1), keepdim=True), raw, rtol=1e-6, atol=0
+    )
+
+
+def test_a_map_that_is_not_a_number_is_empty() -> None:
+    explanation = explain(build(), torch.full((1, 3, 16, 16), torch.nan))
+    assert explanation.empty.all() and not explanation.normalized.any()
+
+
+@pytest.mark.parametrize("options", [{}, {"preset": "released"}, {"spatial": False}, {"channel": False}])
+def test_the_kinds_of_map_by_their_formulas(options: dict[str, Any]) -> None:
+    model = build(**options).double().eval()
+    explanation = explain(model, images().double())
+    kinds = map_kinds(model, explanation)
+    assert tuple(kinds) == available_maps(model)
+    assert torch.equal(kinds["gradcam"], explanation.maps)
+    features = explanation.features.requires_grad_()
+    output = model.head(features)
+    assert output.attention is not None
+    attended = output.attention.features
+    chosen = output.logits.max(dim=1).values.sum()
+    (gradient,) = torch.autograd.grad(chosen, attended)
+    for b in range(3):
+        beta = gradient[b].mean(dim=(1, 2)).tolist()
+        wanted = reference.heat_map(attended[b].detach().numpy(), beta)
+        np.testing.assert_allclose(kinds["gradcam-attended"][b], wanted, rtol=1e-9, atol=1e-18)
+        if "spatial" in kinds:
+            assert torch.equal(kinds["spatial"][b], output.attention.spatial[b, 0])
+        if "channel" in kinds:
+            scores = output.attention.channel[b].tolist()
+            wanted = reference.heat_map(features[b].detach().numpy(), scores)
+            np.testing.assert_allclose(kinds["channel"][b], wanted, rtol=1e-9)
+
+
+def test_the_spatial_attention_of_a_rectified_map_is_the_channel_map_normalised() -> None:
+    model = build()
+    kinds = map_kinds(model, explain(model, images()))
+    mass = kinds["channel"].sum(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(kinds["spatial"], kinds["channel"] / mass)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "kinds"),
+    [
+        ("ggam", {}, MAPS),
+        ("ggam", {"spatial": False}, ("gradcam", "gradcam-attended", "channel")),
+        ("ggam", {"channel": False}, ("gradcam", "gradcam-attended", "spatial")),
+        ("ggam", {"channel": False, "spatial": False}, ("gradcam",)),
+        ("baseline", {}, ("gradcam",)),
+    ],
+)
+def test_only_attention_at_work_is_a_map(
+    method: str, options: dict[str, Any], kinds: tuple[str, ...]
+) -> None:
+    model = build(method, **options)
+    assert available_maps(model) == kinds == tuple(attention_maps(model, images()))
+
+
+def test_kinds_can_be_chosen_and_are_shaped_like_the_maps_of_the_classes() -> None:
+    model = build()
+    explanation = explain(model, images(), torch.tensor([[4, 0], [0, 0], [2, 3]]))
+    for kind, maps in map_kinds(model, explanation).items():
+        assert maps.shape == (3, 2, 4, 4), kind
+        assert not maps.requires_grad
+        single = map_kinds(model, explain(model, images(), explanation.classes[:, 1]), [kind])[kind]
+        torch.testing.assert_close(maps[:, 1], single)
+    assert list(map_kinds(model, explanation, ["spatial", "gradcam"])) == ["spatial", "gradcam"]
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_kinds_in_any_gradient_mode_and_in_train_mode(context: Any) -> None:
+    model = build().train()
+    wanted = attention_maps(model, images())
+    with context():
+        found = attention_maps(model, images())
+        predicted = explain(model, images()).logits.argmax(dim=1)  # under inference_mode of that mode too
+        named = attention_maps(model, images(), predicted)
+    assert model.training
+    assert all(torch.equal(found[kind], wanted[kind]) for kind in MAPS)
+    assert all(torch.equal(named[kind], wanted[kind]) for kind in MAPS)
+
+
+def test_kinds_under_autocast_are_close_to_float32() -> None:
+    model = build()
+    wanted = attention_maps(model, images())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention_maps(model, images())
+    for kind in MAPS:
+        assert found[kind].dtype == torch.float32
+        assert (found[kind] - wanted[kind]).norm() / wanted[kind].norm() < 0.05, kind
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "message"),
+    [
+        ("ggam", "grad-cam", "map 'grad-cam': expected gradcam, gradcam-attended, spatial, channel"),
+        ("baseline", "spatial", "map 'spatial': this baseline model has only gradcam"),
+    ],
+)
+def test_a_kind_that_is_not_there_is_refused(method: str, kind: str, message: str) -> None:
+    model = build(method)
+    with pytest.raises(ValueError, match=message):
+        map_kinds(model, explain(model, images()), [kind])
+
+
 def test_training_goes_on_as_if_nothing_had_been_explained() -> None:
     def step(ask: bool) -> list[Tensor]:
         model = build()
@@ -134,6 +267,9 @@ def test_training_goes_on_as_if_nothing_had_been_explained() -> None:
         ((2, 3, 16, 16), torch.tensor([1]), "expected 2 integers, one per image"),
         ((2, 3, 16, 16), torch.tensor([1.0, 0.0]), "torch.float32: expected 2 integers"),
         ((2, 3, 16, 16), torch.tensor([0, 5]), "classes from 0 to 5: expected 0 to 4"),
+        ((2, 3, 16, 16), torch.tensor([[0, 5], [1, 1]]), "classes from 0 to 5: expected 0 to 4"),
+        ((2, 3, 16, 16), torch.tensor([[0, 1]]), r"classes of shape \(1, 2\)"),
+        ((2, 3, 16, 16), torch.zeros(2, 0).long(), r"classes of shape \(2, 0\)"),
         ((2, 3, 16, 16), torch.tensor([-1, 0]), "classes from -1 to 0: expected 0 to 4"),
     ],
 )

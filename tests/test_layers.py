@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ggam"
 
 # From the bottom up. A name is a module or a package right below `ggam`; a new one is added here.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("_precision", "_torchvision", "_version", "files"),
+    ("_precision", "_torchvision", "_version", "calibration", "devices", "files", "timing"),
     ("attention", "gradcam", "losses"),
     ("backbones", "data", "weights"),
     ("checkpoint", "methods"),
-    ("explanation", "export", "overlays", "panels"),
+    ("explanation", "export", "foreign", "overlays", "panels", "predictions", "predictor"),
     ("evaluation", "training"),
-    ("report", "serve", "studies"),
+    ("hub", "model_card", "report", "serve", "studies"),
     ("__main__", "cli", "commands", "demo"),
 )
 # The mathematics stays readable file by file; training receives an `evaluate` callable.

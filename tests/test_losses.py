@@ -17,6 +17,7 @@ from ggam.losses import (
     guidance_target,
     normalized_entropy,
     one_way_kl,
+    spatial_guidance,
     symmetric_kl,
 )
 
@@ -262,3 +263,24 @@ def test_errors_say_what_was_expected() -> None:
 
 def test_repr_shows_the_settings() -> None:
     assert repr(GGAMLoss(2.0)) == "GGAMLoss(weight=2.0, target=standardized, divergence=symmetric)"
+
+
+def test_spatial_guidance_by_hand() -> None:
+    # The map (0, 3, 0, 1)/4 mixed with the uniform: (1/8, 4/8, 1/8, 2/8).
+    heat = torch.tensor([[[0.0, 3.0], [0.0, 1.0]]], dtype=torch.float64, requires_grad=True)
+    spatial = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64, requires_grad=True)  # sums to 2
+    wanted = reference.symmetric_kl([0.25] * 4, [0.125, 0.5, 0.125, 0.25])
+    divergence = spatial_guidance(spatial, heat)
+    assert divergence.tolist() == pytest.approx([wanted], rel=1e-12)
+    divergence.sum().backward()
+    assert heat.grad is None
+    assert spatial.grad is not None and spatial.grad[0, 0, 0, 1] < 0 < spatial.grad[0, 0, 0, 0]
+
+
+def test_spatial_guidance_of_an_empty_map_asks_for_a_uniform_t() -> None:
+    spatial = distribution(2, 9).reshape(2, 1, 3, 3).requires_grad_()
+    divergence = spatial_guidance(spatial, torch.zeros(2, 3, 3, dtype=torch.float64))
+    uniform = [1 / 9] * 9
+    wanted = [reference.symmetric_kl(row.flatten().tolist(), uniform) for row in spatial.detach()]
+    assert divergence.tolist() == pytest.approx(wanted, rel=1e-9)
+    assert gradcheck(lambda t: spatial_guidance(t, torch.ones(2, 3, 3, dtype=torch.float64)), (spatial,))

@@ -9,11 +9,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ggam import create_model, explain
+from ggam import attention_maps, create_model, explain
 from ggam.data.records import DataError, Sample
 from ggam.data.transforms import ImageTransform
 from ggam.methods.base import FineGrainedModel
-from ggam.panels import Guess, crop_of, explain_files, guesses_of, shown_maps
+from ggam.panels import (
+    Guess,
+    HeatMap,
+    PanelOptions,
+    class_index,
+    crop_of,
+    default_maps,
+    explain_files,
+    guesses_of,
+)
 
 NAMES = ("auk", "booby", "crake", "dove")
 
@@ -63,13 +72,83 @@ def test_guesses_are_sorted_and_at_most_all_classes() -> None:
 
 
 def test_attention_is_shown_only_where_it_is_at_work() -> None:
-    images = torch.zeros(1, 3, 48, 48)
-    for model, names in (
-        (tiny_model(), ["gradcam", "attention"]),
-        (tiny_model(spatial=False), ["gradcam"]),
-        (tiny_model("baseline"), ["gradcam"]),
+    assert default_maps(tiny_model()) == ("gradcam", "spatial")
+    assert default_maps(tiny_model(spatial=False)) == default_maps(tiny_model("baseline")) == ("gradcam",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bobby", r"class 'bobby' is none of the model's 4 classes; did you mean 'booby'\?"),
+        ("DOVE", "did you mean 'dove'"),
+        ("ov", "did you mean 'dove'"),
+        ("xylophone", "none is close to it"),
+    ],
+)
+def test_an_unknown_class_is_answered_with_the_nearest(name: str, message: str) -> None:
+    assert class_index("crake", NAMES) == 2
+    with pytest.raises(ValueError, match=message):
+        class_index(name, NAMES)
+
+
+def test_other_classes_are_explained_beside_the_predicted_one(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        noise((70, 60)).save(tmp_path / name)
+    model = tiny_model()
+    options = PanelOptions(maps=("gradcam", "spatial", "gradcam-attended"), classes=NAMES)
+    entries, _ = explain_files(
+        model, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "o", options=options, top=1
+    )
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = model.config.transform()(image)[None]
+    for entry in entries:
+        maps = np.load(entry.maps)
+        predicted = entry.classes[0].name
+        others = [name for name in NAMES if name != predicted]
+        assert [guess.name for guess in entry.classes[1:]] == sorted(
+            others, key=lambda name: -next(g.probability for g in entry.classes if g.name == name)
+        )
+        wanted = [("gradcam", name) for name in (predicted, *others)]
+        wanted += [("spatial", None)] + [("gradcam-attended", name) for name in (predicted, *others)]
+        assert [(shown.kind, shown.class_name) for shown in entry.shown] == wanted
+        for shown, heat in zip(entry.shown, maps, strict=True):
+            assert shown.empty == (not (heat > 0).any())
+            k = torch.tensor([NAMES.index(shown.class_name or predicted)])
+            expected = attention_maps(model, pixels, k)[shown.kind][0]
+            np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-9)
+
+
+def test_what_the_model_does_not_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    for options, message in (
+        (PanelOptions(maps=("spatial",)), "map 'spatial': this baseline model has only gradcam"),
+        (PanelOptions(maps=("heat",)), "map 'heat': expected gradcam"),
+        (PanelOptions(classes=("auks",)), "did you mean 'auk'"),
     ):
-        assert list(shown_maps(model, explain(model, images))) == names
+        with pytest.raises(ValueError, match=message):
+            explain_files(tiny_model("baseline"), [tmp_path / "a.png"], tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+    for dpi in (0, 29, 1201):
+        with pytest.raises(ValueError, match=f"dpi={dpi}: expected 30 to 1200"):
+            PanelOptions(dpi=dpi)
+
+
+def test_titles_name_the_class_where_there_is_one() -> None:
+    assert HeatMap("gradcam", "auk", False).title == "Grad-CAM: auk"
+    assert HeatMap("spatial", None, False).title == "Attention T"
+
+
+def test_a_pdf_of_the_wanted_resolution(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    noise().save(tmp_path / "b.png")
+    options = PanelOptions(file_format="pdf", dpi=50)
+    (pdf,), _ = explain_files(tiny_model(), [tmp_path / "a.png"], tmp_path, options=options)
+    assert pdf.panel.name == "a.pdf" and pdf.panel.read_bytes().startswith(b"%PDF")
+    coarse, _ = explain_files(
+        tiny_model(), [tmp_path / "b.png"], tmp_path / "o", options=PanelOptions(dpi=50)
+    )
+    with Image.open(coarse[0].panel) as drawn:
+        assert 3 * 100 < drawn.width < 3 * 100 + 100
 
 
 def test_explained_files(tmp_path: Path) -> None:
@@ -93,18 +172,23 @@ def test_explained_files(tmp_path: Path) -> None:
     assert expected.attention is not None
     first = explained[0]
     maps = np.load(first.maps)
-    assert first.map_names == ("gradcam", "attention")
+    predicted = NAMES[int(expected.classes[0])]
+    assert [(shown.kind, shown.class_name) for shown in first.shown] == [
+        ("gradcam", predicted),
+        ("spatial", None),
+    ]
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps[0], expected.maps[0], rtol=1e-4, atol=1e-9)
     np.testing.assert_allclose(maps[1], expected.attention.spatial[0, 0], rtol=1e-4)
     assert isinstance(first.classes[0], Guess) and len(first.classes) == 2
     assert first.classes[0].name == NAMES[int(expected.classes[0])]
     with Image.open(first.panel) as drawn:
-        assert drawn.width == 3 * 320 + 4 * 16
+        assert 3 * 320 < drawn.width < 4 * 320
 
     record = json.loads((out / "explanations.json").read_text("utf-8"))
     assert [entry["panel"] for entry in record["explained"]] == ["a.png", "b.png", "c.png"]
     assert record["explained"][0]["classes"][0]["name"] == first.classes[0].name
+    assert record["explained"][0]["shown"][1] == {"kind": "spatial", "class_name": None, "empty": False}
     assert [entry["path"] for entry in record["failed"]] == [str(paths[1]), str(paths[3])]
 
 

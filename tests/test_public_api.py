@@ -23,13 +23,17 @@ NAMES = {
     "Output",
     "__version__",
     "apply_spatial",
+    "attention_maps",
     "channel_weights",
     "create_model",
     "explain",
+    "explain_module",
+    "from_pretrained",
     "gradcam_map",
     "gradcam_weights",
     "load_dataset",
     "load_model",
+    "map_kinds",
     "save_model",
     "spatial_weights",
     "symmetric_kl",
@@ -50,7 +54,11 @@ SIGNATURES = {
     "stage=None, image_size=448, class_names=None, **options",
     "save_model": "model, directory",
     "load_model": "source, *, backbone=None",
+    "from_pretrained": "source, *, revision=None, backbone=None",
     "explain": "model, images, classes=None",
+    "attention_maps": "model, images, classes=None",
+    "map_kinds": "model, explanation, kinds=None",
+    "explain_module": "model, layer, images, classes=None, *, layout=None",
     "load_dataset": "path, *, split, layout=None, seed=0",
 }
 
@@ -58,7 +66,7 @@ FIELDS = {
     "Attention": ("channel", "spatial", "features"),
     "Output": ("logits", "features", "attention"),
     "LossTerms": ("total", "classification", "guidance"),
-    "Explanation": ("logits", "classes", "maps", "weights", "attention"),
+    "Explanation": ("logits", "classes", "maps", "weights", "features", "attention"),
 }
 
 

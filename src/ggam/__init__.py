@@ -16,9 +16,19 @@ if TYPE_CHECKING:
         channel_weights as channel_weights,
         spatial_weights as spatial_weights,
     )
-    from ggam.checkpoint import load_model as load_model, save_model as save_model
+    from ggam.checkpoint import (
+        from_pretrained as from_pretrained,
+        load_model as load_model,
+        save_model as save_model,
+    )
     from ggam.data.layouts import load_dataset as load_dataset
-    from ggam.explanation import Explanation as Explanation, explain as explain
+    from ggam.explanation import (
+        Explanation as Explanation,
+        attention_maps as attention_maps,
+        explain as explain,
+        map_kinds as map_kinds,
+    )
+    from ggam.foreign import explain_module as explain_module
     from ggam.gradcam import gradcam_map as gradcam_map, gradcam_weights as gradcam_weights
     from ggam.losses import GGAMLoss as GGAMLoss, LossTerms as LossTerms, symmetric_kl as symmetric_kl
     from ggam.methods import create_model as create_model
@@ -33,13 +43,17 @@ _HOMES = {
     "LossTerms": "losses",
     "Output": "methods.base",
     "apply_spatial": "attention",
+    "attention_maps": "explanation",
     "channel_weights": "attention",
     "create_model": "methods",
     "explain": "explanation",
+    "explain_module": "foreign",
+    "from_pretrained": "checkpoint",
     "gradcam_map": "gradcam",
     "gradcam_weights": "gradcam",
     "load_dataset": "data.layouts",
     "load_model": "checkpoint",
+    "map_kinds": "explanation",
     "save_model": "checkpoint",
     "spatial_weights": "attention",
     "symmetric_kl": "losses",

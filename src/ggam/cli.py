@@ -15,6 +15,10 @@ COMMANDS = {
     "train": ("train:train", "Train a model on a data set and evaluate it once on the test pictures."),
     "evaluate": ("evaluate:evaluate", "Measure a trained model: accuracy, per class, confusions."),
     "explain": ("evaluate:explain", "Say what pictures show, and draw where the model looked."),
+    "predict": ("deploy:predict", "Predict any number of pictures into a table."),
+    "export": ("deploy:export", "Write a trained model into one file, ONNX or torch.export."),
+    "study": ("study:study", "Run one of the paper's experiments with several seeds, and draw its result."),
+    "serve": ("serve:serve", "Answer requests for predictions over HTTP, and show a page for people."),
     "demo": ("demo:demo", "Generate birds, train with and without attention, and compare (4 minutes)."),
 }
 DATA_COMMANDS = {
@@ -78,6 +82,8 @@ def main() -> None:
     """Run the command line; a bad value ends in one line and exit code 2."""
     # OpenMP threads that spin while they wait slow the decoding processes down severalfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # PyTorch's profiler, which counts memory, announces itself on stderr; read when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     try:
         build_app()(sys.argv[1:])
     except KeyboardInterrupt:

@@ -98,6 +98,28 @@ def normalized_entropy(weights: Tensor) -> Tensor:
     return -(p * _log(p)).sum(dim=1) / math.log(channels)
 
 
+def spatial_guidance(spatial: Tensor, heat: Tensor) -> Tensor:
+    """The divergence of T from the Grad-CAM map: Eq. (5) over space instead of channels.
+
+    Not in the paper, which guides S alone; an ablation. The target is the map as a distribution, mixed
+    half and half with the uniform one: a map has zeros, where the divergence would be infinite. An
+    empty map asks for a uniform T.
+
+    Args:
+        spatial: T (B, 1, H, W), or (B, H, W), not negative; it need not sum to one.
+        heat: L_map (B, H, W), not negative; a target, so no gradient flows through it.
+
+    Returns:
+        (B,), symmetric KL in nats.
+    """
+    heat = heat.detach().flatten(1)
+    uniform = torch.full_like(heat, 1 / heat.shape[1])
+    total = heat.sum(dim=1, keepdim=True)
+    share = torch.where(total > 0, heat / total.masked_fill(total == 0, 1), uniform)
+    spatial = spatial.flatten(1)
+    return symmetric_kl(spatial / spatial.sum(dim=1, keepdim=True), (share + uniform) / 2)
+
+
 class GGAMLoss(nn.Module):
     """Eq. (6): L = L_CE + λ L_GGAM, with L_GGAM of Eq. (5).
 

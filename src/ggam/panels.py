@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,19 @@ from torch import Tensor
 from ggam.data.folder import EXTENSIONS
 from ggam.data.records import DataError, FineGrainedDataset, Sample, reading
 from ggam.data.transforms import ImageTransform, decode_region, upright
-from ggam.explanation import Explanation, explain
+from ggam.explanation import available_maps, checked_kinds, explain, explain_features, map_kinds
 from ggam.files import write_atomic
 from ggam.methods.base import FineGrainedModel
-from ggam.overlays import panel
+from ggam.overlays import TILE_INCHES, PanelFormat, panel, render
 
 EXPLANATIONS_FILE = "explanations.json"
-_TILE = 320
+MAP_TITLES = {
+    "gradcam": "Grad-CAM",
+    "gradcam-attended": "Grad-CAM behind the attention",
+    "spatial": "Attention T",
+    "channel": "Channel attention S",
+}
+_OF_A_CLASS = ("gradcam", "gradcam-attended")
 
 
 def crop_of(sample: Sample, transform: ImageTransform, size: int | None = None) -> Image.Image:
@@ -43,16 +50,9 @@ def crop_of(sample: Sample, transform: ImageTransform, size: int | None = None) 
         return decode_region(image, region, size or transform.image_size)
 
 
-def shown_maps(model: FineGrainedModel, explanation: Explanation) -> dict[str, Tensor]:
-    """The heat maps worth showing, by name, each (B, H, W), on the CPU.
-
-    `gradcam` is the Grad-CAM map of the explained class; `attention` the spatial attention T, for
-    models whose T reaches the classifier.
-    """
-    maps = {"gradcam": explanation.maps.float().cpu()}
-    if explanation.attention is not None and model.config.options.get("spatial", True):
-        maps["attention"] = explanation.attention.spatial.squeeze(1).float().cpu()
-    return maps
+def default_maps(model: FineGrainedModel) -> tuple[str, ...]:
+    """The kinds of map worth showing first: Grad-CAM, and T for models whose T reaches the classifier."""
+    return tuple(kind for kind in ("gradcam", "spatial") if kind in available_maps(model))
 
 
 class Guess(NamedTuple):
@@ -69,6 +69,49 @@ class Failure(NamedTuple):
     reason: str
 
 
+class HeatMap(NamedTuple):
+    """One of the heat maps of a picture."""
+
+    kind: str
+    """One of `ggam.explanation.MAPS`."""
+    class_name: str | None
+    """The class that it speaks for; None for the attention, which is the same for all."""
+    empty: bool
+    """Nowhere above zero."""
+
+    @classmethod
+    def of(cls, kind: str, class_name: str | None, heat: np.ndarray) -> "HeatMap":
+        """What there is to say of one map (H, W)."""
+        return cls(kind, class_name, not bool((heat > 0).any()))
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        name = MAP_TITLES[self.kind]
+        return f"{name}: {self.class_name}" if self.class_name else name
+
+
+@dataclass(frozen=True)
+class PanelOptions:
+    """What is drawn, and how.
+
+    Raises:
+        ValueError: for a resolution that is not from 30 to 1200.
+    """
+
+    maps: tuple[str, ...] | None = None
+    """Kinds of heat map, of `ggam.explanation.MAPS`; None takes `default_maps`."""
+    classes: tuple[str, ...] = ()
+    """Classes to explain beside the predicted one: why not these?"""
+    file_format: PanelFormat = "png"
+    dpi: int = 160
+    """Pixels per inch; a picture in a panel is `TILE_INCHES` wide."""
+
+    def __post_init__(self) -> None:
+        if not 30 <= self.dpi <= 1200:
+            raise ValueError(f"dpi={self.dpi}: expected 30 to 1200")
+
+
 @dataclass(frozen=True)
 class FileExplanation:
     """What `explain_files` made of one picture."""
@@ -76,13 +119,13 @@ class FileExplanation:
     path: Path
     """The picture."""
     classes: tuple[Guess, ...]
-    """The most probable classes, the most probable first."""
+    """The most probable classes, the most probable first, and then those that were asked for."""
     panel: Path
-    """The picture and its heat maps, PNG."""
+    """The picture and its heat maps, PNG or PDF."""
     maps: Path
     """`.npy`, (M, H, W) float32, not normalised."""
-    map_names: tuple[str, ...]
-    """What the M maps are: `gradcam` of the first class, and `attention` T for models that have it."""
+    shown: tuple[HeatMap, ...]
+    """What the M maps are."""
 
 
 def explain_files(
@@ -90,13 +133,14 @@ def explain_files(
     paths: Sequence[Path | str],
     out_dir: Path | str,
     *,
+    options: PanelOptions | None = None,
     top: int = 3,
     batch_size: int = 32,
     on_image: Callable[[int, int], None] | None = None,
 ) -> tuple[list[FileExplanation], list[Failure]]:
     """Classify pictures and write what the model saw in each.
 
-    Writes `NAME.png`, a panel, and `NAME.npy`, the raw maps, for each picture, and
+    Writes `NAME.png` or `NAME.pdf`, a panel, and `NAME.npy`, the raw maps, for each picture, and
     `explanations.json` with all that is returned. Where two pictures have the same name, or a panel
     would replace a picture that is being explained, a number is appended.
 
@@ -104,6 +148,7 @@ def explain_files(
         model: decides the crop, the normalisation and the class names.
         paths: picture files, and folders of them.
         out_dir: made if missing; earlier explanations of the same names are replaced.
+        options: which maps of which classes, and the form of the panels.
         top: classes to list, at most K.
         batch_size: pictures at a time.
         on_image: called after each picture with the pictures done and the pictures in all.
@@ -112,10 +157,12 @@ def explain_files(
         An entry for each picture in order, and those that could not be read.
 
     Raises:
-        ValueError: if `top` or `batch_size` is not above 0.
+        ValueError: if `top` or `batch_size` is not above 0, or for a kind of map or a class that the
+            model does not have.
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f"top={top}, batch_size={batch_size}: expected both to be at least 1")
+    plan = _plan(model, options or PanelOptions(), top)
     out_dir = Path(out_dir)
     files = FineGrainedDataset(
         [Sample(path, 0) for path in _pictures(paths)],
@@ -125,12 +172,12 @@ def explain_files(
         split="test",
         transform=model.config.transform(),
     )
-    targets = _targets([sample.path for sample in files.samples], out_dir)
+    targets = _targets([sample.path for sample in files.samples], out_dir, plan.options.file_format)
     explained: list[FileExplanation] = []
     failed: list[Failure] = []
     for start in range(0, len(files), batch_size):
         batch = files.subset(range(start, min(start + batch_size, len(files))))
-        for entry in _explain_batch(model, batch, targets[start:], top):
+        for entry in _explain_batch(plan, batch, targets[start:]):
             if isinstance(entry, Failure):
                 failed.append(entry)
             else:
@@ -152,6 +199,39 @@ def guesses_of(logits: Tensor, class_names: Sequence[str], top_k: int) -> tuple[
     return tuple(Guess(class_names[int(index)], float(probability)) for index, probability in pairs)
 
 
+def class_index(name: str, class_names: Sequence[str]) -> int:
+    """The number of a class, by its name.
+
+    Raises:
+        ValueError: for an unknown name; the message has the nearest ones.
+    """
+    if name in class_names:
+        return class_names.index(name)
+    folded = {known.casefold(): known for known in class_names}
+    holding = [known for key, known in folded.items() if name.casefold() in key]
+    close = [folded[key] for key in get_close_matches(name.casefold(), folded, n=3)]
+    nearest = (close or holding)[:3]
+    hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "none is close to it"
+    raise ValueError(f"class {name!r} is none of the model's {len(class_names)} classes; {hint}")
+
+
+class _Plan(NamedTuple):
+    """What to draw of every picture."""
+
+    model: FineGrainedModel
+    options: PanelOptions
+    top: int
+    kinds: tuple[str, ...]
+    asked: tuple[int, ...]
+    """Numbers of the classes to explain beside the predicted one."""
+
+
+def _plan(model: FineGrainedModel, options: PanelOptions, top: int) -> _Plan:
+    kinds = checked_kinds(model, options.maps or default_maps(model))
+    asked = [class_index(name, model.config.class_names) for name in options.classes]
+    return _Plan(model, options, top, tuple(dict.fromkeys(kinds)), tuple(dict.fromkeys(asked)))
+
+
 def _pictures(paths: Sequence[Path | str]) -> list[Path]:
     """The given files, and those in the given folders; a folder without any stays, to be complained of."""
     found = []
@@ -162,7 +242,7 @@ def _pictures(paths: Sequence[Path | str]) -> list[Path]:
 
 
 def _explain_batch(
-    model: FineGrainedModel, batch: FineGrainedDataset, targets: Sequence[Path], top: int
+    plan: _Plan, batch: FineGrainedDataset, targets: Sequence[Path]
 ) -> Iterator[FileExplanation | Failure]:
     images: list[Tensor] = []
     failures: dict[int, Failure] = {}
@@ -171,32 +251,59 @@ def _explain_batch(
             images.append(batch.load(sample))
         except DataError as error:
             failures[position] = Failure(sample.path, str(error).removeprefix(f"{sample.path}: "))
-    explanation = explain(model, torch.stack(images)) if images else None
-    row = 0
+    rows = zip(*_heat(plan, torch.stack(images)), strict=True) if images else iter(())
     for position, sample in enumerate(batch.samples):
-        if explanation is None or position in failures:
+        if position in failures:
             yield failures[position]
         else:
-            yield _write_explanation(model, sample, explanation, row, targets[position], top)
-            row += 1
+            logits, maps = next(rows)
+            yield _write_explanation(plan, sample, logits, maps, targets[position])
+
+
+def _heat(plan: _Plan, images: Tensor) -> tuple[Tensor, list[dict[HeatMap, np.ndarray]]]:
+    """Logits (B, K), and the maps (H, W) of each picture, in one pass through the backbone."""
+    first = explain(plan.model, images)
+    others = None
+    if plan.asked:
+        asked = torch.tensor(plan.asked).expand(len(images), -1)
+        others = explain_features(plan.model, first.features, asked)
+    names, found = plan.model.config.class_names, [{} for _ in images]
+    for kind in plan.kinds:
+        for row, heat in enumerate(map_kinds(plan.model, first, [kind])[kind].float().cpu().numpy()):
+            name = names[int(first.classes[row])] if kind in _OF_A_CLASS else None
+            found[row][HeatMap.of(kind, name, heat)] = heat
+        if others is None or kind not in _OF_A_CLASS:
+            continue
+        for row, stack in enumerate(map_kinds(plan.model, others, [kind])[kind].float().cpu().numpy()):
+            for index, heat in zip(plan.asked, stack, strict=True):
+                if index != int(first.classes[row]):
+                    found[row][HeatMap.of(kind, names[index], heat)] = heat
+    return first.logits, found
+
+
+def _guesses(plan: _Plan, logits: Tensor) -> tuple[Guess, ...]:
+    """The most probable classes, and those asked for that are not among them."""
+    every = guesses_of(logits, plan.model.config.class_names, len(logits))
+    asked = {plan.model.config.class_names[index] for index in plan.asked}
+    return every[: plan.top] + tuple(guess for guess in every[plan.top :] if guess.name in asked)
 
 
 def _write_explanation(
-    model: FineGrainedModel, sample: Sample, explanation: Explanation, row: int, target: Path, top: int
+    plan: _Plan, sample: Sample, logits: Tensor, maps: dict[HeatMap, np.ndarray], target: Path
 ) -> FileExplanation:
-    classes = guesses_of(explanation.logits[row], model.config.class_names, top)
-    maps = {kind: stack[row].numpy() for kind, stack in shown_maps(model, explanation).items()}
-    titles = {"gradcam": f"Grad-CAM: {classes[0].name}", "attention": "Attention T"}
+    classes = _guesses(plan, logits)
     drawn = panel(
-        crop_of(sample, model.config.transform(), max(_TILE, model.config.image_size)),
-        [(titles[kind], heat) for kind, heat in maps.items()],
+        crop_of(sample, plan.model.config.transform(), round(TILE_INCHES * plan.options.dpi)),
+        [(shown.title, heat) for shown, heat in maps.items()],
         "  ·  ".join(f"{guess.name} {guess.probability:.1%}" for guess in classes),
     )
-    png, raw = io.BytesIO(), io.BytesIO()
-    drawn.save(png, "PNG")
+    raw = io.BytesIO()
     np.save(raw, np.stack(list(maps.values())))
-    entry = FileExplanation(sample.path, classes, Path(f"{target}.png"), Path(f"{target}.npy"), tuple(maps))
-    write_atomic(entry.panel, png.getvalue())
+    suffix = plan.options.file_format
+    entry = FileExplanation(
+        sample.path, classes, Path(f"{target}.{suffix}"), Path(f"{target}.npy"), tuple(maps)
+    )
+    write_atomic(entry.panel, render(drawn, suffix, plan.options.dpi))
     write_atomic(entry.maps, raw.getvalue())
     return entry
 
@@ -207,11 +314,11 @@ def _record(entry: FileExplanation) -> dict[str, Any]:
         "classes": [guess._asdict() for guess in entry.classes],
         "panel": entry.panel.name,
         "maps": entry.maps.name,
-        "map_names": entry.map_names,
+        "shown": [shown._asdict() for shown in entry.shown],
     }
 
 
-def _targets(paths: Sequence[Path], out_dir: Path) -> list[Path]:
+def _targets(paths: Sequence[Path], out_dir: Path, suffix: str) -> list[Path]:
     """Where each picture's files go, without the suffix, replacing nothing else of this call."""
     inputs = {_key(path) for path in paths}
     taken: set[str] = set()
@@ -221,7 +328,7 @@ def _targets(paths: Sequence[Path], out_dir: Path) -> list[Path]:
         free = next(
             name
             for name in names
-            if _key(out_dir / name) not in taken and _key(out_dir / f"{name}.png") not in inputs
+            if _key(out_dir / name) not in taken and _key(out_dir / f"{name}.{suffix}") not in inputs
         )
         taken.add(_key(out_dir / free))
         targets.append(out_dir / free)

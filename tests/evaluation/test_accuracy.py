@@ -120,6 +120,7 @@ def test_a_report_read_back_is_the_same(tmp_path: Path) -> None:
         "loss": report.loss,
         "pictures": 9,
         "classes": 4,
+        "ece": report.ece,
     }
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "confusion.csv",

@@ -1,4 +1,4 @@
-"""Peaks, hits and rates, all worked out by hand; geometry against bilinear upsampling and Pillow."""
+"""Rates over a data set, all worked out by hand, and the controls beside them."""
 
 import math
 from pathlib import Path
@@ -6,24 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
-from torch.nn.functional import interpolate
 
-from ggam import create_model
-from ggam.data.records import Box, DataError, FineGrainedDataset, Sample
+from ggam import create_model, load_dataset
+from ggam.data.birds.species import MARKS, species
+from ggam.data.records import Box, FineGrainedDataset, Sample
+from ggam.data.synthetic import synthesize
 from ggam.data.transforms import ImageTransform
 from ggam.evaluation.accuracy import EvaluationError
+from ggam.evaluation.frames import object_of
 from ggam.evaluation.localization import (
-    Frame,
+    LocalScores,
+    local_scores,
+    localization_metrics,
     localize,
     localize_maps,
-    object_of,
-    part_hit,
-    peak,
-    pointing_game,
 )
+from ggam.evaluation.targets import Targets, telling_pairs
 
 # 336 is 448 · 3/4, so the crop is the middle 336/450 of the shorter side.
 TRANSFORM = ImageTransform(336, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -35,100 +35,11 @@ def one_hot(row: int, column: int, height: int = 4, width: int = 4) -> torch.Ten
     return heat
 
 
-def test_the_peak_is_the_centre_of_the_hottest_cell() -> None:
-    maps = torch.stack([one_hot(0, 0, 2, 4), one_hot(1, 3, 2, 4)])
-    assert peak(maps).tolist() == [[0.125, 0.25], [0.875, 0.75]]
-
-
-def test_tied_cells_share_the_peak() -> None:
-    pair = one_hot(1, 1) + one_hot(1, 2)
-    assert peak(torch.stack([pair, torch.ones(4, 4)])).tolist() == [[0.5, 0.375], [0.5, 0.5]]
-
-
-def test_a_map_without_heat_has_no_peak() -> None:
-    maps = torch.stack([torch.zeros(3, 3), -torch.ones(3, 3), torch.full((3, 3), math.nan)])
-    assert peak(maps).isnan().all()
-    assert peak(torch.zeros(0, 3, 3)).shape == (0, 2)
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**31), height=st.integers(1, 9), width=st.integers(1, 9))
-def test_the_peak_is_where_the_upsampled_map_is_highest(seed: int, height: int, width: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    maps = torch.rand(1, height, width, generator=generator, dtype=torch.float64)
-    scale = 7  # odd, so that a pixel of the large map lies right on each cell's centre
-    large = interpolate(maps[None], scale_factor=scale, mode="bilinear", align_corners=False)[0, 0]
-    x, y = peak(maps)[0].tolist()
-    column, row = round(x * width * scale - 0.5), round(y * height * scale - 0.5)
-    assert large[row, column].item() == pytest.approx(large.max().item())
-
-
-def test_boxes_include_their_edges() -> None:
-    peaks = torch.tensor([[10.0, 20.0], [30.0, 60.0], [30.1, 30.0], [math.nan, math.nan]])
-    assert pointing_game(peaks, [Box(10, 20, 20, 40)] * 4).tolist() == [True, True, False, False]
-
-
-def test_masks_are_read_at_the_pixel_under_the_peak() -> None:
-    mask = np.zeros((4, 6), dtype=bool)
-    mask[1, 2] = mask[3, 5] = True
-    peaks = torch.tensor([[2.0, 1.0], [2.99, 1.99], [3.0, 1.0], [6.0, 4.0], [7.0, 1.0], [-0.5, 1.0]])
-    hits = pointing_game(peaks, [mask] * 6)
-    assert hits.tolist() == [True, True, False, True, False, False]
-
-
-def test_a_part_is_hit_within_its_radius() -> None:
-    peaks = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [math.nan, math.nan]])
-    nan = math.nan
-    parts = torch.tensor(
-        [
-            [[3.0, 4.0], [nan, nan]],
-            [[3.0, 4.0], [9.0, 9.0]],
-            [[nan, nan], [nan, nan]],
-            [[0.0, 0.0], [1.0, 1.0]],
-        ]
-    )
-    assert part_hit(peaks, parts, torch.tensor([5.0, 4.9, 99.0, 99.0])).tolist() == [
-        True,
-        False,
-        False,
-        False,
-    ]
-
-
 def saved(path: Path, size: tuple[int, int], orientation: int = 1) -> Path:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", size, "grey").save(path, exif=exif)
     return path
-
-
-def test_the_crop_lies_in_the_middle_and_above_the_banner(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.jpg", (900, 470))
-    frame = Frame.of(Sample(path, 0, banner=20), TRANSFORM)  # 900 × 450 without the banner: crop 336
-    corners = frame.to_picture(torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5]]))
-    expected = torch.tensor([[282.0, 57.0], [618.0, 393.0], [450.0, 225.0]], dtype=torch.float64)
-    torch.testing.assert_close(corners, expected)
-    torch.testing.assert_close(frame.to_crop(corners)[:2].round(), torch.tensor([[0.0, 0], [1, 1]]).double())
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures_are_followed_back_to_their_stored_pixels(orientation: int, tmp_path: Path) -> None:
-    stored = Image.new("L", (90, 60))
-    stored.paste(255, (70, 10, 74, 14))  # a mark at (72, 12)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "turned.png"
-    stored.save(path, exif=exif)
-    with Image.open(path) as image:
-        seen = np.asarray(ImageOps.exif_transpose(image))
-    rows, columns = (seen > 127).nonzero()
-    upright = torch.tensor([columns.mean() + 0.5, rows.mean() + 0.5], dtype=torch.float64)
-    frame = Frame.of(Sample(path, 0), TRANSFORM)
-    side = frame.region.right - frame.region.left
-    fraction = (upright - torch.tensor(frame.region[:2], dtype=torch.float64)) / side
-    mark = torch.tensor([72.0, 12.0], dtype=torch.float64)
-    torch.testing.assert_close(frame.to_picture(fraction), mark)
-    torch.testing.assert_close(frame.to_crop(mark), fraction)
 
 
 def dataset_of(samples: list[Sample], **known: object) -> FineGrainedDataset:
@@ -209,16 +120,6 @@ def test_a_mask_counts_before_the_box_unless_it_is_empty(tmp_path: Path) -> None
     assert report.centre_on_object == 0
 
 
-def test_masks_that_do_not_fit_or_cannot_be_read_are_named(tmp_path: Path) -> None:
-    path, mask = saved(tmp_path / "a.png", (60, 60)), tmp_path / "mask.png"
-    sample = Sample(path, 0, mask=mask)
-    with pytest.raises(DataError, match=r"mask\.png"):
-        object_of(sample)
-    Image.new("L", (30, 60)).save(mask)
-    with pytest.raises(DataError, match="30×60 pixels, but its picture"):
-        object_of(sample)
-
-
 def test_as_many_maps_as_pictures(five: FineGrainedDataset) -> None:
     with pytest.raises(EvaluationError, match="for 5 pictures"):
         localize_maps(torch.ones(4, 2, 2), five)
@@ -234,3 +135,63 @@ def test_localize_scores_the_models_own_maps(five: FineGrainedDataset) -> None:
     assert done == [2, 4, 5]
     assert report.pictures == 5
     assert report.part_pictures == 3
+
+
+def test_flat_metrics_by_hand(five: FineGrainedDataset) -> None:
+    """All heat in the cell of the box, on every picture: a perfect map, beside the blob in the middle."""
+    found = localization_metrics(one_hot(0, 0).expand(5, 4, 4).numpy(), five)
+    assert found["on_object"] == found["near_object"] == found["on_any_part"] == 1
+    assert found["on_part"] == pytest.approx(2 / 3)  # the last picture is told by its tail, in the centre
+    assert found["centre_on_part"] == pytest.approx(1 / 3)
+    assert found["centre_on_object"] == found["centre_near_object"] == 0
+    assert found["maxboxacc"] == 1
+    assert found["empty"] == 0
+    assert 0.6 < found["energy"] < 0.9  # bilinear upsampling spreads a cell beyond itself
+    assert found["energy"] > found["centre_energy"]
+    # A Gaussian of σ = ¼, cut off at the crop, has (Φ(−1) − Φ(−2))² / (Φ(2) − Φ(−2))² in that corner.
+    phi = [0.5 * (1 + math.erf(z / math.sqrt(2))) for z in (-2, -1, 2)]
+    assert found["centre_energy"] == pytest.approx(((phi[1] - phi[0]) / (phi[2] - phi[0])) ** 2, rel=0.01)
+    assert "mask_iou" not in found and "pair_energy" not in found
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_flat_metrics_agree_with_the_report(five: FineGrainedDataset) -> None:
+    maps = torch.rand(5, 6, 6, generator=torch.Generator().manual_seed(3))
+    maps[1] = 0
+    report, found = localize_maps(maps, five), localization_metrics(maps, five)
+    for name in ("on_object", "centre_on_object", "on_part", "centre_on_part"):
+        assert found[name] == pytest.approx(getattr(report, name))
+    assert found["empty"] == pytest.approx(report.empty / 5)
+
+
+def test_no_annotations_no_metrics(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", (60, 60))
+    assert localization_metrics(torch.ones(1, 2, 2), dataset_of([Sample(path, 0)])) == {}
+
+
+def test_scores_do_not_depend_on_the_batches(five: FineGrainedDataset) -> None:
+    maps = torch.rand(5, 6, 6, generator=torch.Generator().manual_seed(3))
+    whole = local_scores(maps, Targets.of(five, range(5)))
+    parts = [local_scores(maps[rows], Targets.of(five, rows)) for rows in ([0, 1], [2, 3, 4])]
+    joined = LocalScores.joined(parts)
+    for key, values in whole.metrics().items():
+        np.testing.assert_allclose(joined.metrics()[key], values)
+    np.testing.assert_allclose(joined.percentiles, whole.percentiles)
+
+
+def test_pairs_of_species_are_told_by_the_parts_in_which_they_differ(tmp_path: Path) -> None:
+    synthesize(tmp_path / "birds", classes=6, train_per_class=1, test_per_class=1, image_size=48)
+    birds = load_dataset(tmp_path / "birds", split="test")
+    table, members = telling_pairs(birds), species(6)
+    assert table is not None and not table.diagonal(dim1=0, dim2=1).any()
+    for first, second in ((0, 1), (2, 5), (4, 3)):
+        marks = {mark for mark in MARKS if members[first].marks[mark] != members[second].marks[mark]}
+        told = {birds.part_names[i] for i in table[first, second].nonzero().flatten().tolist()}
+        assert {name.split()[-1] for name in told} == marks
+    # The part that tells two neighbours is one by which each is told from those it is most like.
+    own = table[2, 3].nonzero().flatten().tolist()
+    assert set(own) <= set(birds.discriminative[2]) & set(birds.discriminative[3])
+
+
+def test_other_data_knows_nothing_of_pairs(five: FineGrainedDataset) -> None:
+    assert telling_pairs(five) is None

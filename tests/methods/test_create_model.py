@@ -17,7 +17,8 @@ def body() -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_the_contract(method: str) -> None:
-    model = create_model(body(), 3, method=method, image_size=16)
+    options: dict[str, Any] = {"placement": "last"} if "placement" in vars(METHODS[method].Options) else {}
+    model = create_model(body(), 3, method=method, image_size=16, **options)
     assert isinstance(model, FineGrainedModel) and type(model) is METHODS[method]
     images, targets = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
     output, terms = model(images), model.training_loss(images, targets)
@@ -50,10 +51,12 @@ def test_classes_without_names_are_numbered() -> None:
     ("options", "message"),
     [
         ({"num_classes": 3, "method": "gam"}, "method 'gam': did you mean ggam?"),
-        ({"num_classes": 3, "method": "xyz"}, "method 'xyz': expected one of baseline, ggam"),
+        ({"num_classes": 3, "method": "xyz"}, "method 'xyz': expected one of baseline, senet, cbam, ggam"),
         ({"num_classes": 3, "warm_up": 2}, "method 'ggam' has no option 'warm_up': did you mean warmup?"),
         ({"num_classes": 3, "zzz": 2}, "no option 'zzz': expected one of preset, channel"),
         ({"num_classes": 3, "method": "baseline", "warmup": 2}, "no option 'warmup': it has none"),
+        ({"num_classes": 3, "method": "senet", "warmup": 2}, "no option 'warmup': expected one of placement"),
+        ({"num_classes": 3, "placement": "last"}, "method 'ggam' has no option 'placement': expected one"),
         ({"num_classes": 3, "target": "entropy"}, "target='entropy': expected one of standardized"),
         ({}, "num_classes=None with 0 class names: expected at least 2 classes"),
         ({"num_classes": 1}, "expected at least 2 classes"),

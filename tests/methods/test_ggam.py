@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from ggam import create_model
+from ggam import create_model, gradcam_map, gradcam_weights
+from ggam.losses import spatial_guidance
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.ggam import GGAM, PRESETS, GGAMOptions
 
@@ -129,6 +130,30 @@ def test_unguided_rows_have_no_guidance_gradient(spatial: bool, channel: bool) -
     got = gradients(terms.total, unguided)
     assert got.keys() == (wanted.keys() if channel else wanted.keys() - {"attention.reduce.weight"})
     assert all(torch.equal(got[name], wanted[name]) for name in got)
+
+
+def test_guidance_that_reaches_the_attention_only_trains_nothing_below_it() -> None:
+    shallow, deep = sharpened(guidance_reaches="attention"), sharpened()
+    found, wanted = (
+        gradients(model.training_loss(images(), LABELS).guidance, model) for model in (shallow, deep)
+    )
+    assert {name.split(".")[0] for name in found} == {"attention"}
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name])
+    values = [model.training_loss(images(), LABELS) for model in (shallow, deep)]
+    assert values[0].total.item() == pytest.approx(values[1].total.item(), rel=1e-6)
+
+
+def test_guiding_t_too_adds_its_divergence_from_the_heat_map() -> None:
+    both, channel = (sharpened(guided=guided, guidance_weight=0.3).double() for guided in ("both", "channel"))
+    found, wanted = (model.training_loss(images().double(), LABELS) for model in (both, channel))
+    output = both(images().double())
+    heat = gradcam_map(output.features, gradcam_weights(output.logits, output.features))
+    assert output.attention is not None
+    extra = spatial_guidance(output.attention.spatial, heat).mean()
+    assert found.guidance.item() == pytest.approx((wanted.guidance + extra).item(), rel=1e-9)
+    assert found.total.item() == pytest.approx((wanted.total + 0.3 * extra).item(), rel=1e-9)
+    assert "classifier" not in {name.split(".")[0] for name in gradients(found.guidance, both)}
 
 
 @pytest.mark.parametrize("warmup", [0, 1])

@@ -1,3 +1,4 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 import yaml
 
 import ggam
+from ggam.methods import METHODS
 from ggam.methods.ggam import GGAMOptions
 from ggam.training.recipe import (
     DataRecipe,
@@ -15,8 +17,6 @@ from ggam.training.recipe import (
     build_optimizer,
     resolve_precision,
 )
-
-RECIPES = sorted(Path(__file__).parents[2].glob("recipes/*.yaml"))
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -47,6 +47,9 @@ def test_a_flat_recipe_comes_back_as_it_was() -> None:
         ({"lr": -1.0}, "lr=-1.0: expected 0 or more"),
         ({"method": "gam"}, "method 'gam'"),
         ({"method": "baseline", "target": "softmax"}, "target: options of the method ggam"),
+        ({"method": "cbam", "warmup": 2}, "warmup: options of the method ggam, which 'cbam' has not"),
+        ({"placement": "last"}, "placement: options of the method senet and cbam, which 'ggam' has not"),
+        ({"method": "senet", "placement": "first"}, "placement='first': expected one of blocks, last"),
         ({"batch_size": 9, "devices": 2}, "batch_size=9: expected a multiple of the 2 devices"),
         ({"val_fraction": 1.0}, "val_fraction=1.0"),
         ({"target": "softmx"}, "target='softmx'"),
@@ -62,15 +65,19 @@ def test_recipes_that_make_no_sense_are_refused(values: dict[str, object], messa
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_recipes_that_we_ship_parse(path: Path) -> None:
-    values = yaml.safe_load(path.read_text("utf-8"))
-    flat = Recipe.from_flat(values).to_flat()
-    assert all(flat[name] == value for name, value in values.items())
-
-
-def test_there_are_recipes() -> None:
-    assert RECIPES
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("baseline", {}),
+        ("senet", {"placement": "last"}),
+        ("cbam", {"placement": "blocks"}),
+        ("ggam", {"reduction": 8, "target": "uniform"}),
+    ],
+)
+def test_a_method_is_given_its_own_options_alone(method: str, options: dict[str, object]) -> None:
+    recipe = Recipe.from_flat({"method": method, **options})
+    assert set(recipe.method_options) == {option.name for option in fields(METHODS[method].Options)}
+    assert recipe.method_options.items() >= options.items()
 
 
 def test_the_optimizer_has_two_rates_annealed_to_zero() -> None:

@@ -2,14 +2,22 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
-from ggam.commands.console import CONSOLE, progress
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ggam.commands.console import CONSOLE, Switch, progress
 from ggam.commands.runs import crop, evaluator, open_run, results_table, training_protocol
 from ggam.data.layouts import load_dataset
-from ggam.panels import explain_files
-from ggam.training.recipe import Precision
+from ggam.devices import default_device
+from ggam.evaluation.explanation_report import TABLE_FILE, ExplanationReport, refuse_others
+from ggam.evaluation.explanations import evaluate_explanations, planned
+from ggam.overlays import PanelFormat
+from ggam.panels import PanelOptions, explain_files
+from ggam.training.recipe import Precision, resolve_precision
 from ggam.training.run import RunError
-from ggam.training.trainer import default_device
 
 
 def evaluate(
@@ -21,8 +29,12 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     precision: Precision = "auto",
+    explanations: Annotated[bool, Switch] = False,
+    fraction: float = 1.0,
+    perturbed: int = 32,
+    road: Annotated[bool, Switch] = False,
 ) -> None:
-    """Measure a trained model on test pictures: accuracy, per class, confusions.
+    """Measure a trained model on test pictures: accuracy, per class, confusions, and its heat maps.
 
     Args:
         run: A run directory, or a model folder together with DATA.
@@ -32,6 +44,10 @@ def evaluate(
         batch_size: Pictures at a time.
         workers: Processes that read pictures.
         precision: bf16 or fp32; auto: bf16 where the device computes it natively.
+        explanations: Also measure where the heat maps lie, and whether the model depends on it.
+        fraction: The share of the pictures, above 0 and up to 1, whose heat maps are measured.
+        perturbed: How many pictures are perturbed for the measures that take hundreds of forward passes each.
+        road: Also measure ROAD on these pictures; needs pytorch-grad-cam, and seconds for each.
     """
     model, config = open_run(run)
     # The run's seed, so that a data set without a split of its own is split as it was for training.
@@ -42,10 +58,45 @@ def evaluate(
         data, layout = config.data, layout or config.recipe.data.layout
     test = load_dataset(data, split="test", layout=layout, seed=seed).with_transform(model.config.transform())
     target = out or run / "evaluation" / data.resolve().name
+    plan: dict[str, Any] = {"fraction": fraction, "perturbed": perturbed, "with_road": road, "seed": seed}
+    if explanations:
+        refuse_others(target, planned(model, test, **plan))
     summary = evaluator(precision, workers, batch_size)(model, test, target)
     CONSOLE.print(results_table({"this model": summary}))
     CONSOLE.print(f"{summary['pictures']} test pictures of {data}; {crop(model)}")
     CONSOLE.print(f"{training_protocol(run)}\ntables and confusion matrix: {target}")
+    if explanations:
+        device = default_device()
+        with progress("explaining") as step:
+            report = evaluate_explanations(
+                model,
+                test,
+                batch_size=batch_size,
+                workers=workers,
+                device=device,
+                precision=resolve_precision(precision, device),
+                on_batch=step,
+                **plan,
+            )
+        report.write(target)
+        _print_explanations(report)
+        CONSOLE.print(f"with intervals, for each picture, and the maps: {target / TABLE_FILE}")
+
+
+def _print_explanations(report: ExplanationReport) -> None:
+    """The means; what the intervals are is in the files."""
+    titles = ("Heat maps, %", "Rank correlation with the map of the same model, its weights shuffled")
+    for title, rows in zip(titles, (report.rows(brief=True), report.forgetting()), strict=True):
+        if rows:
+            table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            for number, name in enumerate(rows[0]):
+                table.add_column(name, no_wrap=not number, overflow="fold", min_width=6)
+            for row in rows[1:]:
+                table.add_row(*row)
+            CONSOLE.print(table)
+    CONSOLE.print(
+        "* better than a blob in the centre; a row without * says nothing here", *report.notes(), sep="\n"
+    )
 
 
 def explain(
@@ -54,6 +105,10 @@ def explain(
     *,
     out: Path | None = None,
     top: int = 3,
+    maps: str | None = None,
+    class_: Annotated[list[str] | None, Parameter(name="--class", negative="")] = None,
+    file_format: Annotated[PanelFormat, Parameter(name="--format")] = "png",
+    dpi: int = 160,
     batch_size: int = 16,
 ) -> None:
     """Say what pictures show, and draw where the model looked.
@@ -63,13 +118,26 @@ def explain(
         images: Pictures, or folders of pictures.
         out: Where the panels and the raw maps go; default: RUN/explanations.
         top: How many classes to name.
+        maps: Which maps, with commas between: gradcam, gradcam-attended, spatial, channel; default:
+            gradcam, and spatial where the model has it.
+        class_: Explain this class too, beside the predicted one: why not it? May be given several times.
+        file_format: png, or pdf with the text as text.
+        dpi: Pixels per inch of the panels; a picture is 2 inches wide.
         batch_size: Pictures at a time.
     """
     model, _ = open_run(run)
     target = out or run / "explanations"
+    kinds = tuple(kind.strip() for kind in maps.split(",")) if maps is not None else None
+    options = PanelOptions(maps=kinds, classes=tuple(class_ or ()), file_format=file_format, dpi=dpi)
     with progress("explaining") as step:
         explained, failed = explain_files(
-            model.to(default_device()), images, target, top=top, batch_size=batch_size, on_image=step
+            model.to(default_device()),
+            images,
+            target,
+            options=options,
+            top=top,
+            batch_size=batch_size,
+            on_image=step,
         )
     for picture in explained:
         classes = ", ".join(f"{guess.name} {guess.probability:.0%}" for guess in picture.classes)
@@ -77,5 +145,9 @@ def explain(
     for failure in failed:
         print(f"ggam: {failure.path}: {failure.reason}", file=sys.stderr)
     CONSOLE.print(f"{len(explained)} panels and raw maps: {target}")
+    shown = [heat for picture in explained for heat in picture.shown]
+    empty = sum(heat.empty for heat in shown)
+    if empty:
+        CONSOLE.print(f"{empty} of {len(shown)} maps are empty: nothing in the picture speaks for the class")
     if failed:
         sys.exit(1)

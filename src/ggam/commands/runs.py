@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.table import Table
 
 from ggam.checkpoint import load_model
@@ -33,9 +35,14 @@ def open_run(run: Path) -> tuple[FineGrainedModel, RunConfig | None]:
 
 
 def evaluator(
-    precision: Precision, workers: int, batch_size: int = 64, accelerator: str = "auto"
+    precision: Precision,
+    workers: int,
+    batch_size: int = 64,
+    accelerator: str = "auto",
+    *,
+    localization: bool = False,
 ) -> Callable[[FineGrainedModel, FineGrainedDataset, Path], Mapping[str, float]]:
-    """What measures a model and writes the report into a folder."""
+    """What measures a model, and where its heat lies if asked to, and writes the report into a folder."""
 
     def run(model: FineGrainedModel, dataset: FineGrainedDataset, out: Path) -> Mapping[str, float]:
         device = default_device(accelerator)
@@ -47,10 +54,15 @@ def evaluator(
                 workers=workers,
                 device=device,
                 precision=resolve_precision(precision, device),
+                maps=localization,
                 on_batch=step,
             )
-        report.write(out)
-        return report.summary()
+        replace(report, maps=None).write(out)
+        if report.maps is None:
+            return report.summary()
+        from ggam.evaluation.localization import localization_metrics
+
+        return {**report.summary(), **localization_metrics(torch.from_numpy(report.maps), dataset)}
 
     return run
 

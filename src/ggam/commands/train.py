@@ -9,12 +9,13 @@ from cyclopts import Parameter
 from ggam.commands.console import CONSOLE, Switch, quiet_lightning
 from ggam.commands.runs import evaluator, open_run, results_table
 from ggam.data.layouts import load_dataset
+from ggam.devices import default_device
 from ggam.methods.ggam import GGAMOptions
+from ggam.methods.insertion import InsertionOptions
 from ggam.report import write_report
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, Recipe
 from ggam.training.run import RunConfig, fit
-from ggam.training.trainer import default_device
 
 
 def train(
@@ -25,6 +26,9 @@ def train(
     resume: Annotated[bool, Switch] = False,
     model: Annotated[ModelRecipe, Parameter(name="*", group="Model")] = ModelRecipe(),
     ggam: Annotated[GGAMOptions, Parameter(name="*", group="Method ggam")] = GGAMOptions(),
+    insertion: Annotated[
+        InsertionOptions, Parameter(name="*", group="Methods senet and cbam")
+    ] = InsertionOptions(),
     pictures: Annotated[DataRecipe, Parameter(name="*", group="Data")] = DataRecipe(),
     optimization: Annotated[
         OptimizationRecipe, Parameter(name="*", group="Optimization")
@@ -39,12 +43,20 @@ def train(
         config: A recipe in YAML; flags override it.
         resume: Continue the run in --out from its last checkpoint, with its own recipe.
         model: Which network.
-        ggam: The method's own options.
+        ggam: The options of ggam.
+        insertion: The options of senet and cbam.
         pictures: Which pictures.
         optimization: How it is trained.
         machine: On what, and from which random numbers.
     """
-    recipe = Recipe(model=model, ggam=ggam, data=pictures, optimization=optimization, machine=machine)
+    recipe = Recipe(
+        model=model,
+        ggam=ggam,
+        insertion=insertion,
+        data=pictures,
+        optimization=optimization,
+        machine=machine,
+    )
     try:
         with quiet_lightning():
             results = fit(

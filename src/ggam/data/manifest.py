@@ -63,22 +63,34 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
     return FineGrainedDataset(samples, classes, root=root.parent, layout="manifest", split=split)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+def picture_paths(root: Path) -> Iterator[Path]:
+    """The pictures of a manifest, row by row; of its columns, only `path` need be there.
+
+    Raises:
+        DataError: if the manifest cannot be read, or a path is empty.
+    """
+    for number, row in enumerate(_rows(root, required=("path",)), start=1):
+        if row["path"] is None or not str(row["path"]).strip():
+            refuse(root, f"row {number}: path is empty")
+        yield root.parent / str(row["path"])
+
+
+def _rows(path: Path, required: tuple[str, ...] = REQUIRED) -> Iterator[dict[str, Any]]:
+    rows = (_parquet_rows if path.suffix.lower() == ".parquet" else _csv_rows)(path, required)
     try:
         yield from rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a manifest ({error})") from error
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        _check_columns(path, list(reader.fieldnames or ()))
+        _check_columns(path, list(reader.fieldnames or ()), required)
         yield from reader
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path, required: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -89,14 +101,15 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         file = parquet.ParquetFile(path)
         columns = file.schema_arrow.names
-        _check_columns(path, columns)
-        yield from file.read([name for name in (*REQUIRED, *_BOX) if name in columns]).to_pylist()
+        _check_columns(path, columns, required)
+        for batch in file.iter_batches(columns=[name for name in (*required, *_BOX) if name in columns]):
+            yield from batch.to_pylist()
     except ArrowException as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
-def _check_columns(path: Path, found: list[str]) -> None:
-    if lacking := [name for name in REQUIRED if name not in found]:
+def _check_columns(path: Path, found: list[str], required: tuple[str, ...]) -> None:
+    if lacking := [name for name in required if name not in found]:
         refuse(path, f"column {', '.join(lacking)} is missing; found {', '.join(found) or 'nothing'}")
     boxed = [name for name in _BOX if name in found]
     if boxed and len(boxed) < len(_BOX):

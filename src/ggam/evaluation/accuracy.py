@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ggam.calibration import calibration_error
 from ggam.evaluation.confusion import confusion_picture
 from ggam.files import write_atomic
 
@@ -75,12 +76,16 @@ class EvalReport:
         predictions: one for each picture, in the order of the data set.
         loss: mean cross-entropy in nats.
         maps: the Grad-CAM heat maps of the predicted classes (N, H, W), if they were asked for.
+        temperature: the model's; None where it was not recorded.
+        calibrated_ece: the calibration error of the probabilities at that temperature.
     """
 
     class_names: tuple[str, ...]
     predictions: tuple[Prediction, ...]
     loss: float
     maps: np.ndarray | None = field(default=None, compare=False, repr=False)
+    temperature: float | None = field(default=None, kw_only=True)
+    calibrated_ece: float | None = field(default=None, kw_only=True)
 
     @property
     def top1(self) -> float:
@@ -97,6 +102,12 @@ class EvalReport:
         """The mean of the classes' accuracies, over the classes that have pictures."""
         present = [score.accuracy for score in self.per_class if score.accuracy is not None]
         return sum(present) / len(present)
+
+    @property
+    def ece(self) -> float:
+        """The calibration error of the softmax of the logits as they are, see `calibration_error`."""
+        sure = np.array([p.probability for p in self.predictions])
+        return calibration_error(sure, np.array([p.rank == 1 for p in self.predictions]))
 
     @cached_property
     def per_class(self) -> tuple[ClassScore, ...]:
@@ -124,14 +135,18 @@ class EvalReport:
 
     def summary(self) -> dict[str, float | int]:
         """The metrics in one flat mapping, for JSON."""
-        return {
+        values: dict[str, float | int] = {
             "top1": self.top1,
             "top5": self.top5,
             "macro": self.macro,
             "loss": self.loss,
             "pictures": len(self.predictions),
             "classes": len(self.class_names),
+            "ece": self.ece,
         }
+        if self.temperature is not None and self.calibrated_ece is not None:
+            values |= {"temperature": self.temperature, "ece_calibrated": self.calibrated_ece}
+        return values
 
     def write(self, directory: Path | str) -> None:
         """Write `metrics.json`, three CSV files and `confusion.png`, and `maps.npy` if there are maps."""
@@ -170,6 +185,8 @@ class EvalReport:
                 class_names=tuple(row["name"] for row in classes),
                 predictions=tuple(_prediction(row) for row in predictions),
                 loss=float(metrics["loss"]),
+                temperature=metrics.get("temperature"),
+                calibrated_ece=metrics.get("ece_calibrated"),
                 maps=np.load(maps) if maps.exists() else None,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:

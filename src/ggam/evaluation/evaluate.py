@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ggam.backbones import eval_mode
+from ggam.calibration import calibration_error
 from ggam.data.loaders import eval_loader, without_traceback
 from ggam.data.records import DataError, FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport, EvaluationError, Prediction, predictions_from
@@ -54,12 +55,16 @@ def evaluate(
     predictions: list[Prediction] = []
     losses: list[Tensor] = []
     heat: list[np.ndarray] = []
+    temperature = model.config.temperature
+    calibrated: list[np.ndarray] = []
     names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
-    for logits, labels, batch_maps in _batches(model, _in_one_line(loader), precision, maps):
+    for logits, labels, batch_maps in _batches(model, in_one_line(loader), precision, maps):
         start = len(predictions)
         found, loss = predictions_from(logits, labels, names[start : start + len(labels)])
         predictions += found
         losses.append(loss)
+        sure = (logits.cpu().double() / temperature).softmax(dim=1).max(dim=1).values
+        calibrated.append(sure.numpy())
         if batch_maps is not None:
             heat.append(batch_maps.float().cpu().numpy())
         if on_batch is not None:
@@ -68,6 +73,10 @@ def evaluate(
         class_names=dataset.class_names,
         predictions=tuple(predictions),
         loss=torch.cat(losses).mean().item(),
+        temperature=temperature,
+        calibrated_ece=calibration_error(
+            np.concatenate(calibrated), np.array([p.rank == 1 for p in predictions])
+        ),
         maps=np.concatenate(heat) if maps else None,
     )
 
@@ -120,7 +129,7 @@ def _batches(
             yield logits, labels, None
 
 
-def _in_one_line(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def in_one_line(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches; an error of a worker process in one line."""
     try:
         yield from loader

@@ -1,28 +1,37 @@
-"""Where the heat lies: does the highest point of a heat map fall on the object, and on its telling part?
+"""Where the heat lies: on the object, on its parts, on those that tell its class from another?
 
-Heat maps (N, H, W) belong to the square crop that the model saw. Fractions of the crop run from (0, 0),
-its top left corner, to (1, 1); pixels are those of the picture as stored, in which boxes, parts and
-masks are given. Points are (x, y).
+The measures themselves are in `heat` (peaks, shares, ranks) and `overlap` (boxes and masks cut from maps);
+here they are taken over a data set, beside a control that always looks at the middle of the picture.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ggam.data.records import Box, DataError, FineGrainedDataset, Sample, reading
-from ggam.data.transforms import ImageTransform, Region
+from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.evaluate import Precision, evaluate
+from ggam.evaluation.heat import (
+    centre_map,
+    discs,
+    heat_share,
+    part_hit,
+    peak,
+    percentiles,
+    pointing_game,
+    resample,
+)
+from ggam.evaluation.overlap import FIXED_THRESHOLD, Overlaps, mask_iou, max_box_acc, max_box_acc_v2, overlaps
+from ggam.evaluation.targets import ALPHA, GRID, Targets
 from ggam.methods.base import FineGrainedModel
 
-ALPHA = 0.1
-"""How near to a part counts as on it, as a share of the longer side of the object's box."""
-_ORIENTATION = 0x0112
-_MASK_THRESHOLD = 127
+NEAR = 15 / 500
+"""The tolerance of the pointing game: its source grants 15 pixels on pictures about 500 long."""
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,41 @@ class LocalizationReport:
     """The same for the centre of the picture."""
     alpha: float
     """The radius of a part, as a share of max(w, h)."""
+
+
+class LocalScores(NamedTuple):
+    """What is measured of each of N heat maps; NaN where a picture has nothing to measure it against."""
+
+    values: dict[str, np.ndarray]
+    """By metric (N,): `on_object`, `near_object`, `energy`, `on_any_part`, `on_part`, `part_energy`,
+    `part_percentile` and, where pairs of classes were given, `pair_energy`; all from 0 to 1."""
+    percentiles: np.ndarray
+    """The heat's rank at each part (N, P)."""
+    overlaps: Overlaps
+    """Boxes and masks cut at each threshold."""
+
+    @classmethod
+    def joined(cls, scores: "list[LocalScores]") -> "LocalScores":
+        """The scores of several batches as one."""
+        return cls(
+            {key: np.concatenate([one.values[key] for one in scores]) for key in scores[0].values},
+            np.concatenate([one.percentiles for one in scores]),
+            Overlaps(*map(np.concatenate, zip(*(one.overlaps for one in scores), strict=True))),
+        )
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Every metric that any picture has a value of, per picture (N,).
+
+        For `maxboxacc`, `maxboxacc_v2` and `mask_iou_best` the threshold is the best over these pictures.
+        """
+        found = {
+            **self.values,
+            "maxboxacc": max_box_acc(self.overlaps),
+            "maxboxacc_v2": max_box_acc_v2(self.overlaps),
+            "mask_iou": mask_iou(self.overlaps, FIXED_THRESHOLD),
+            "mask_iou_best": mask_iou(self.overlaps),
+        }
+        return {key: values for key, values in found.items() if not np.isnan(values).all()}
 
 
 def localize(
@@ -99,192 +143,135 @@ def localize_maps(maps: Tensor, dataset: FineGrainedDataset, *, alpha: float = A
         EvaluationError: if there is not one map for each sample, or no transform.
         DataError: if a picture or a mask cannot be read.
     """
+    centre = centre_map(GRID)
+    own: list[Mapping[str, np.ndarray]] = []
+    control: list[Mapping[str, np.ndarray]] = []
+    for targets, some in _chunks(maps, dataset, alpha):
+        own.append(peak_scores(some, targets))
+        control.append(peak_scores(centre, targets))
+
+    def rate(scores: list[Mapping[str, np.ndarray]], key: str) -> tuple[int, float | None]:
+        values = np.concatenate([one[key] for one in scores])
+        values = values[~np.isnan(values)]
+        return len(values), float(values.mean()) if len(values) else None
+
+    object_pictures, on_object = rate(own, "on_object")
+    part_pictures, on_part = rate(own, "on_part")
+    return LocalizationReport(
+        pictures=len(dataset),
+        empty=int(_empty(maps).sum()),
+        object_pictures=object_pictures,
+        on_object=on_object,
+        centre_on_object=rate(control, "on_object")[1],
+        part_pictures=part_pictures,
+        on_part=on_part,
+        centre_on_part=rate(control, "on_part")[1],
+        alpha=alpha,
+    )
+
+
+def localization_metrics(maps: Tensor | np.ndarray, dataset: FineGrainedDataset) -> dict[str, float]:
+    """All localisation metrics of one heat map per picture, and of the centre control, as one flat mapping.
+
+    Args:
+        maps: (N, H, W), one for each sample, of the crop that the data set's transform shows.
+        dataset: with its evaluation transform.
+
+    Returns:
+        The mean of each metric of `LocalScores.metrics`, and under `centre_…` that of a blob in the middle;
+        `empty`, the share of maps without heat. Nothing where the data set knows no boxes, masks or parts.
+
+    Raises:
+        EvaluationError: if there is not one map for each sample, or no transform.
+        DataError: if a picture or a mask cannot be read.
+    """
+    maps = torch.as_tensor(maps)
+    if not any(sample.box or sample.mask or any(sample.parts) for sample in dataset.samples):
+        return {}
+    centre = centre_map(GRID)
+    own: list[LocalScores] = []
+    control: list[LocalScores] = []
+    for targets, some in _chunks(maps, dataset, ALPHA):
+        own.append(local_scores(some, targets))
+        control.append(local_scores(centre, targets))
+    found = {key: float(np.nanmean(values)) for key, values in LocalScores.joined(own).metrics().items()}
+    for key, values in LocalScores.joined(control).metrics().items():
+        found[f"centre_{key}"] = float(np.nanmean(values))
+    return {**found, "empty": float(_empty(maps).float().mean())}
+
+
+def local_scores(maps: Tensor, targets: Targets, pairs: Tensor | None = None) -> LocalScores:
+    """Measure where the heat of a batch of maps lies.
+
+    Args:
+        maps: (N, H, W), or (1, H, W) for the same map on all pictures, of the crops.
+        targets: what is known of the N pictures.
+        pairs: the parts by which each picture's class is told from the one it is most taken for (N, P),
+            bool; none where they are not known.
+    """
+    heat = resample(maps.cpu(), GRID)
+    every = heat.expand(len(targets), -1, -1)
+    ranks = percentiles(every, targets.parts)
+    visible = targets.parts.isfinite().all(dim=2)
+    values = {
+        **peak_scores(maps.cpu(), targets),
+        "energy": heat_share(every, targets.coverage).numpy(),
+        "part_energy": _part_energy(every, targets, targets.telling & visible),
+        "part_percentile": ranks.nanmean(dim=1).numpy(),
+    }
+    if pairs is not None:
+        values["pair_energy"] = _part_energy(every, targets, pairs & visible)
+    cut = overlaps(heat, targets.boxes, targets.coverage, targets.masked)
+    return LocalScores(values, ranks.numpy(), cut)
+
+
+def peak_scores(maps: Tensor, targets: Targets) -> dict[str, np.ndarray]:
+    """Whether each map's hottest point is on or near the object, and on a part: (N,), 0 or 1, NaN if unknown.
+
+    Args:
+        maps: (N, H, W), or (1, H, W) for the same map on all pictures.
+        targets: what is known of the N pictures.
+    """
+    peaks = peak(maps).expand(len(targets), -1)
+    on, near = (np.full(len(targets), np.nan) for _ in range(2))
+    for row, (target, frame) in enumerate(zip(targets.objects, targets.frames, strict=True)):
+        if target is not None:
+            point = frame.to_picture(peaks[row])[None]
+            on[row] = pointing_game(point, [target]).item()
+            near[row] = pointing_game(point, [target], NEAR * max(frame.width, frame.height)).item()
+    visible = targets.parts.isfinite().all(dim=2) & targets.radii.isfinite()[:, None]
+    return {
+        "on_object": on,
+        "near_object": near,
+        "on_any_part": _hits(peaks, targets, visible),
+        "on_part": _hits(peaks, targets, visible & targets.telling),
+    }
+
+
+def _empty(maps: Tensor) -> Tensor:
+    """Which maps have no heat (N,), bool."""
+    return peak(maps).isnan().any(dim=1)
+
+
+def _hits(peaks: Tensor, targets: Targets, chosen: Tensor) -> np.ndarray:
+    """Whether the peaks are on one of the chosen parts; NaN where none is chosen."""
+    parts = torch.where(chosen[:, :, None], targets.parts, torch.nan)
+    hits = part_hit(peaks, parts, targets.radii)
+    return torch.where(chosen.any(dim=1), hits.double(), torch.nan).numpy()
+
+
+def _part_energy(heat: Tensor, targets: Targets, chosen: Tensor) -> np.ndarray:
+    """The share of the heat within the radius of a chosen part; NaN where none is chosen."""
+    return heat_share(heat, discs(targets.parts, chosen, targets.radii, GRID)).numpy()
+
+
+def _chunks(maps: Tensor, dataset: FineGrainedDataset, alpha: float) -> Iterator[tuple[Targets, Tensor]]:
+    """What is known of the pictures and their maps, some at a time."""
     if maps.ndim != 3 or len(maps) != len(dataset) or dataset.transform is None:
         raise EvaluationError(
             f"maps of shape {tuple(maps.shape)} for {len(dataset)} pictures: expected one map (H, W) "
             "each, and a data set with its transform"
         )
-    fractions = peak(maps)
-    objects: list[Tensor] = []
-    parts: list[Tensor] = []
-    for sample, fraction in zip(dataset.samples, fractions, strict=True):
-        frame = Frame.of(sample, dataset.transform)
-        points = frame.to_picture(torch.stack([fraction, torch.tensor([0.5, 0.5])]))
-        target = object_of(sample)
-        if target is not None:
-            objects.append(pointing_game(points, [target] * 2))
-        telling = telling_parts(sample, frame, dataset.discriminative.get(sample.label, ()))
-        if sample.box is not None and len(telling):
-            radius = alpha * max(sample.box.width, sample.box.height)
-            parts.append(part_hit(points, telling.expand(2, -1, -1), torch.full((2,), radius)))
-    on_object, centre_on_object = _rates(objects)
-    on_part, centre_on_part = _rates(parts)
-    return LocalizationReport(
-        pictures=len(dataset),
-        empty=int(fractions.isnan().any(dim=1).sum()),
-        object_pictures=len(objects),
-        on_object=on_object,
-        centre_on_object=centre_on_object,
-        part_pictures=len(parts),
-        on_part=on_part,
-        centre_on_part=centre_on_part,
-        alpha=alpha,
-    )
-
-
-def peak(maps: Tensor) -> Tensor:
-    """The highest point of each heat map, in fractions of the crop.
-
-    Cell (i, j) of H × W is centred at ((j + ½)/W, (i + ½)/H), as in bilinear upsampling without
-    aligned corners, whose maximum is a cell's too. Cells that tie share it: their mean position, so
-    that a flat map peaks in the middle rather than in a corner.
-
-    Args:
-        maps: (N, H, W), not negative.
-
-    Returns:
-        (x, y) (N, 2), float64; NaN where a map is nowhere above zero.
-    """
-    count, height, width = maps.shape
-    highest = maps.amax(dim=(1, 2), keepdim=True)
-    ties = ((maps == highest) & (highest > 0)).double()
-    x = (torch.arange(width, dtype=torch.float64, device=maps.device) + 0.5) / width
-    y = (torch.arange(height, dtype=torch.float64, device=maps.device) + 0.5) / height
-    number = ties.sum(dim=(1, 2))
-    sums = torch.stack([ties.sum(dim=1) @ x, ties.sum(dim=2) @ y], dim=1)
-    missing = torch.full((count, 2), torch.nan, dtype=torch.float64, device=maps.device)
-    return torch.where(number[:, None] > 0, sums / number.clamp(min=1)[:, None], missing)
-
-
-def pointing_game(peaks: Tensor, objects: Iterable[Box | np.ndarray]) -> Tensor:
-    """Whether each peak is on its object.
-
-    The pointing game of Zhang et al., "Top-down neural attention by excitation backprop" (ECCV 2016),
-    whose accuracy is hits / (hits + misses); without the 15 pixels of tolerance granted there.
-
-    Args:
-        peaks: (x, y) (N, 2), pixels of the picture; NaN never hits.
-        objects: N boxes, edges included, or masks (height, width) of bool.
-
-    Returns:
-        (N,), bool.
-    """
-    hits = [_inside(x, y, target) for (x, y), target in zip(peaks.tolist(), objects, strict=True)]
-    return torch.tensor(hits, dtype=torch.bool)
-
-
-def part_hit(peaks: Tensor, parts: Tensor, radii: Tensor) -> Tensor:
-    """Whether each peak is on one of the given parts: min over the parts of |peak − part| ≤ radius.
-
-    Args:
-        peaks: (x, y) (N, 2), pixels of the picture; NaN never hits.
-        parts: (N, P, 2), pixels; NaN for a part that is not visible.
-        radii: (N,), pixels: alpha · max(w, h) of the object's box.
-
-    Returns:
-        (N,), bool.
-    """
-    distances = (parts - peaks[:, None]).norm(dim=2)
-    return (distances <= radii[:, None]).any(dim=1)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where the crop that the model saw lies in a picture."""
-
-    region: Region
-    """In pixels of the upright picture."""
-    width: int
-    """Of the upright picture, as is `height`."""
-    height: int
-    orientation: int
-    """EXIF: how the stored picture is turned to be upright; 1 leaves it as it is."""
-
-    @classmethod
-    def of(cls, sample: Sample, transform: ImageTransform) -> "Frame":
-        """The frame of a sample under an evaluation transform; reads the file's header only.
-
-        Raises:
-            DataError: if the picture cannot be read.
-        """
-        with reading(sample.path), Image.open(sample.path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1)
-        if orientation >= 5:
-            width, height = height, width
-        region = transform.region(width, max(1, height - sample.banner))
-        return cls(region, width, height, orientation)
-
-    def to_picture(self, points: Tensor) -> Tensor:
-        """Fractions of the crop (..., 2) → pixels of the stored picture (..., 2)."""
-        side = self.region.right - self.region.left
-        upright = torch.tensor(self.region[:2], dtype=torch.float64) + points * side
-        return self._turn(upright / self._size, back=False) * self._stored_size
-
-    def to_crop(self, points: Tensor) -> Tensor:
-        """Pixels of the stored picture (..., 2) → fractions of the crop (..., 2)."""
-        upright = self._turn(points / self._stored_size, back=True) * self._size
-        side = self.region.right - self.region.left
-        return (upright - torch.tensor(self.region[:2], dtype=torch.float64)) / side
-
-    @property
-    def _size(self) -> Tensor:
-        return torch.tensor([self.width, self.height], dtype=torch.float64)
-
-    @property
-    def _stored_size(self) -> Tensor:
-        return self._size.flip(0) if self.orientation >= 5 else self._size
-
-    def _turn(self, fractions: Tensor, *, back: bool) -> Tensor:
-        """Fractions of the upright picture → of the stored one, or back."""
-        flipped = torch.tensor([self.orientation in (2, 3, 7, 8), self.orientation in (3, 4, 6, 7)])
-        if back:
-            fractions = torch.where(flipped, 1 - fractions, fractions)
-            return fractions.flip(-1) if self.orientation >= 5 else fractions
-        fractions = fractions.flip(-1) if self.orientation >= 5 else fractions
-        return torch.where(flipped, 1 - fractions, fractions)
-
-
-def object_of(sample: Sample) -> Box | np.ndarray | None:
-    """A sample's mask (height, width) of bool if it has one that is not empty, else its box, if any.
-
-    Raises:
-        DataError: if the mask cannot be read or has another size than the picture.
-    """
-    if sample.mask is None:
-        return sample.box
-    with reading(sample.mask, "mask"), Image.open(sample.mask) as image, Image.open(sample.path) as picture:
-        if image.size != picture.size:
-            raise DataError(
-                f"{sample.mask}: {image.width}×{image.height} pixels, but its picture "
-                f"{sample.path} has {picture.width}×{picture.height}"
-            )
-        mask = np.asarray(image.convert("L")) > _MASK_THRESHOLD
-    return mask if mask.any() else sample.box
-
-
-def telling_parts(sample: Sample, frame: Frame, indices: Sequence[int]) -> Tensor:
-    """Those of a sample's parts `indices` that are visible in the crop: (P, 2), pixels of the picture."""
-    known = [sample.parts[i] for i in indices if i < len(sample.parts)]
-    points = torch.tensor([point for point in known if point is not None], dtype=torch.float64)
-    points = points.reshape(-1, 2)
-    inside = ((frame.to_crop(points) >= 0) & (frame.to_crop(points) <= 1)).all(dim=1)
-    return points[inside]
-
-
-def _inside(x: float, y: float, target: Box | np.ndarray) -> bool:
-    if not (np.isfinite(x) and np.isfinite(y)):
-        return False
-    if isinstance(target, Box):
-        return target.x <= x <= target.x + target.width and target.y <= y <= target.y + target.height
-    height, width = target.shape
-    if not (0 <= x <= width and 0 <= y <= height):
-        return False
-    return bool(target[min(int(y), height - 1), min(int(x), width - 1)])
-
-
-def _rates(hits: list[Tensor]) -> Iterator[float | None]:
-    """The mean of each column of N rows (2,); None where there are no rows."""
-    if not hits:
-        return iter((None, None))
-    return iter(torch.stack(hits).double().mean(dim=0).tolist())
+    for start in range(0, len(dataset), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(dataset)))
+        yield Targets.of(dataset, rows, alpha=alpha), maps[start : start + _CHUNK]

@@ -11,9 +11,16 @@ from torch import nn
 from ggam.backbones import create_backbone
 from ggam.methods.base import FineGrainedModel, ModelConfig
 from ggam.methods.baseline import Baseline
+from ggam.methods.cbam import CBAM
 from ggam.methods.ggam import GGAM
+from ggam.methods.senet import SENet
 
-METHODS: dict[str, type[FineGrainedModel]] = {"baseline": Baseline, "ggam": GGAM}
+METHODS: dict[str, type[FineGrainedModel]] = {
+    "baseline": Baseline,
+    "senet": SENet,
+    "cbam": CBAM,
+    "ggam": GGAM,
+}
 
 
 def create_model(
@@ -40,7 +47,8 @@ def create_model(
         stage: which feature map to use, see `ggam.backbones.create_backbone`.
         image_size: height and width of the images in pixels.
         class_names: K names, in the order of the labels; by default "0", "1", …
-        **options: the method's own, for `ggam` those of `ggam.methods.ggam.GGAMOptions`.
+        **options: the method's own, for `ggam` those of `ggam.methods.ggam.GGAMOptions`, for `senet`
+            and `cbam` those of `ggam.methods.insertion.InsertionOptions`.
 
     Raises:
         ValueError: for an unknown method or option, or names that do not fit the number of classes.
@@ -55,6 +63,8 @@ def create_model(
             raise ValueError(f"method {method!r} has no option {name!r}: {_suggest(name, known)}")
     names = _class_names(num_classes, class_names)
     method_options = chosen.Options(**options)
+    if isinstance(backbone, str) and pretrained and weights is None:
+        backbone = chosen.published_backbone(backbone, method_options)
     built = create_backbone(
         backbone, pretrained=pretrained, weights=weights, stage=stage, image_size=image_size
     )

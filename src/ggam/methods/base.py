@@ -1,15 +1,33 @@
 """What every compared system has in common: its output, its loss, its classifier and its contract.
 
-A method is one file with one class. The plain kind (`baseline.py`, `ggam.py`) implements `head`, from
-the feature map to the output, and, if it is trained by more than cross-entropy, `training_loss`. The
-other kinds found in the literature fit the same two methods:
+A method is one file with one class, and one line in `METHODS`. The plain kind (`baseline.py`, `ggam.py`)
+implements `head`, from the feature map to the output, and, if it is trained by more than cross-entropy,
+`training_loss`. One that changes the backbone (`senet.py`, `cbam.py`) does so in its constructor, and
+takes what it added out of `pretrained_parameters`. All further modules are made in the constructor too:
+more classifiers, copies of the backbone, anything that learns.
 
-* several losses (DFL, MA-CNN): compute them all in `training_loss`, put their sum in `total` and what
-  is not cross-entropy in `guidance`;
-* a transformed batch (DCL's shuffled patches, Mixup): `training_loss` transforms `images` first;
-* further passes on crops (RA-CNN, NTS, TASN): call `self.backbone` again in `forward` and
-  `training_loss`, and return the combined logits with the first pass's features;
-* stages of training: read `self.epoch`, which the training loop sets.
+How each further system of Table 2 would be written (none of them is here yet):
+
+* DFL (bank of patch detectors): `head` adds a 1×1 convolution on A with global max pooling and two side
+  classifiers, and returns the sum of the three logits; `training_loss` adds up their three
+  cross-entropies. Its detectors start from features of training pictures, and nothing shows a method
+  pictures before the first step: they are an option, a file made beforehand.
+* ACNet (tree of attention branches): `head` holds the tree and returns the log of the leaves' mixed
+  probabilities as logits; `training_loss` adds the leaves' own cross-entropies.
+* MA-CNN (part attention from groups of channels): `head` holds the grouping and the part classifiers,
+  `training_loss` adds the terms that pull a part's map together and the parts apart. It alternates
+  between grouping and classifying: `training_loss` reads `self.epoch`, and multiplies what rests by 0.
+* DCL (destruction and construction): `training_loss` shuffles the patches of `images`, runs both
+  batches, and adds the losses of «shuffled or not» and of the patches' places. `head` is plain.
+* RA-CNN (recurrent zoom), NTS (navigator, teacher, scrutinizer), TASN (attention-driven sampling):
+  further passes on crops. `forward` proposes regions from A, crops or resamples `images`, calls
+  `self.backbone` (or a copy) again, and returns the joint logits with the first pass's A. Grad-CAM goes
+  through `head`, and so explains the first pass's own logits. `training_loss` adds the ranking or
+  distillation terms; RA-CNN's alternation reads `self.epoch`.
+
+In all of them `LossTerms.total` is the sum that is minimised, `classification` the cross-entropy of the
+logits that `forward` returns, and `guidance` the rest. Every parameter takes part in every total, by a
+factor of 0 if need be: DDP waits for its gradient.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -53,6 +71,8 @@ class ModelConfig:
     std: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
     """The method's own options."""
+    temperature: float = 1.0
+    """What the logits are divided by to make their softmax as sure as the model is right."""
 
     def transform(self, *, augment: bool = False) -> ImageTransform:
         """What makes an input of a picture: the crop and normalisation that the model was made for."""
@@ -131,6 +151,11 @@ class FineGrainedModel(nn.Module):
         """K."""
         return len(self.config.class_names)
 
+    @property
+    def closed_form(self) -> bool:
+        """Whether β needs no autograd in eval mode, so that the heat map can be exported."""
+        return type(self)._gradcam is not FineGrainedModel._gradcam
+
     def forward(self, images: Tensor) -> Output:
         """Images (B, 3, h, w), normalised → logits, features and attention.
 
@@ -178,6 +203,16 @@ class FineGrainedModel(nn.Module):
             leaf = features.clone().requires_grad_()
             output = self.head(leaf)
             return output, gradcam_weights(output.logits, leaf, classes)
+
+    @classmethod
+    def published_backbone(cls, name: str, options: Any) -> str:
+        """The name of the network to start from where published weights are wanted, by default as given.
+
+        Args:
+            name: what was asked for.
+            options: an instance of `Options`.
+        """
+        return name
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The parameters that start from pre-trained weights, and learn at the backbone's rate."""

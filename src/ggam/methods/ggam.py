@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ggam.attention import Attention, ChannelSpatialAttention, SpatialNorm
 from ggam.backbones import Backbone
-from ggam.gradcam import Pool, closed_form_weights, gradcam_weights
+from ggam.gradcam import Pool, closed_form_weights, gradcam_map, gradcam_weights
 from ggam.losses import (
     Divergence,
     GGAMLoss,
@@ -16,6 +16,7 @@ from ggam.losses import (
     Target,
     guidance_target,
     normalized_entropy,
+    spatial_guidance,
 )
 from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, accuracy
 
@@ -82,6 +83,10 @@ class GGAMOptions:
     """Eq. (5) averaged over the batch, or the scripts' KL(S‖target) summed over it."""
     classes: Literal["predicted", "label"] | None = None
     """Whose logit Grad-CAM differentiates in training: the predicted class's or the label's."""
+    guided: Literal["channel", "both"] = "channel"
+    """What Grad-CAM supervises: S, as in the paper, or both S and T (its map being T's target)."""
+    guidance_reaches: Literal["backbone", "attention"] = "backbone"
+    """How deep the guidance's gradient goes: through the features into the backbone, or no deeper than S."""
     gradient_at: Literal["features", "attended"] | None = None
     """Where Grad-CAM's gradient is taken for the guidance: at A, or at the attended map D."""
     spatial_norm: SpatialNorm | None = None
@@ -155,7 +160,16 @@ class GGAM(FineGrainedModel):
         classes = targets if self.options.classes == "label" else None
 
         beta = gradcam_weights(output.logits, at, classes)
-        terms = self.loss(output.logits, targets, attention.channel, beta)
+        guided = attention
+        if self.options.guidance_reaches == "attention":
+            guided = self.attention(output.features.detach())
+        terms = self.loss(output.logits, targets, guided.channel, beta)
+        if self.options.guided == "both":
+            heat = gradcam_map(output.features.detach(), beta)
+            of_space = spatial_guidance(guided.spatial, heat).mean()
+            terms = LossTerms(
+                terms.total + self.loss.weight * of_space, terms.classification, terms.guidance + of_space
+            )
         if not self.options.guidance:
             # β and the divergence are still measured, so that rows of Table 3 can be compared.
             terms = LossTerms(terms.classification, terms.classification, terms.guidance.detach())

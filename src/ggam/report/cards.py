@@ -8,15 +8,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from ggam.data.records import FineGrainedDataset
-from ggam.explanation import explain
+from ggam.explanation import explain, map_kinds
 from ggam.methods.base import FineGrainedModel
 from ggam.overlays import overlay
-from ggam.panels import crop_of, shown_maps
+from ggam.panels import crop_of, default_maps
 from ggam.report.page import data_uri
 
 SIDE = 208
 """Height and width of a picture on a page, in pixels."""
-MAP_TITLES = {"gradcam": "Grad-CAM", "attention": "Attention T"}
 _BATCH = 32
 _FINE = 4
 """Marks are drawn this many times larger and scaled down, so that their edges are smooth."""
@@ -58,14 +57,14 @@ class Marks:
 def maps_of(
     model: FineGrainedModel, dataset: FineGrainedDataset, indices: Sequence[int]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """The heat maps (H, W) of some samples by index, as `ggam.panels.shown_maps` names them."""
+    """The heat maps (H, W) of some samples by index, those of `ggam.panels.default_maps`."""
     found: dict[int, dict[str, np.ndarray]] = {}
     for start in range(0, len(indices), _BATCH):
         batch = indices[start : start + _BATCH]
         images = torch.stack([dataset[index][0] for index in batch])
-        stacks = shown_maps(model, explain(model, images))
+        stacks = map_kinds(model, explain(model, images), default_maps(model))
         for row, index in enumerate(batch):
-            found[index] = {name: stack[row].numpy() for name, stack in stacks.items()}
+            found[index] = {kind: stack[row].float().cpu().numpy() for kind, stack in stacks.items()}
     return found
 
 

@@ -11,9 +11,12 @@ from PIL import Image
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import check_fits
-from ggam.evaluation.localization import Frame, LocalizationReport, peak, telling_parts
+from ggam.evaluation.frames import Frame, telling_parts
+from ggam.evaluation.heat import peak
+from ggam.evaluation.localization import LocalizationReport
 from ggam.methods.base import FineGrainedModel
-from ggam.report.cards import MAP_TITLES, Card, Marks, Tile, heat_tile, maps_of, marked, picture_of
+from ggam.panels import MAP_TITLES
+from ggam.report.cards import Card, Marks, Tile, heat_tile, maps_of, marked, picture_of
 from ggam.report.page import data_uri, interval, percent, write_page
 
 _SHEET_BYTES = 250_000

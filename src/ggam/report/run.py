@@ -18,7 +18,8 @@ from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import Confusion, EvalReport, Prediction
 from ggam.evaluation.evaluate import check_fits, relative_path
 from ggam.methods.base import FineGrainedModel
-from ggam.report.cards import MAP_TITLES, Card, Tile, heat_tile, maps_of, picture_of
+from ggam.panels import MAP_TITLES
+from ggam.report.cards import Card, Tile, heat_tile, maps_of, picture_of
 from ggam.report.charts import Series, confusion_chart, line_chart
 from ggam.report.page import data_uri, percent, write_page
 
@@ -95,12 +96,13 @@ def write_report(
         lead=_lead(model, report, history),
         protocol=_sentence(results.get("protocol", "")),
         accuracy=_accuracy_rows(results, reports),
+        calibration=_calibration(report),
         charts=_charts(history, best_epoch),
         best_epoch=best_epoch,
         pairs=[_pair_card(report, dataset, maps, pair) for pair in pairs],
         matrix=confusion_chart(report.confusion, report.class_names),
         per_class=report.per_class,
-        attention=any("attention" in found for found in maps.values()),
+        attention=any("spatial" in found for found in maps.values()),
         wrong=[_case_card(report, dataset, maps, index) for index in wrong],
         right=[_case_card(report, dataset, maps, index) for index in right],
         wrong_count=sum(p.rank > 1 for p in report.predictions),
@@ -189,6 +191,19 @@ def _accuracy_rows(results: Mapping[str, Any], reports: Mapping[str, EvalReport]
         )
         for name, report in reports.items()
     ]
+
+
+def _calibration(report: EvalReport) -> str:
+    """How far probability and accuracy lie apart, in words; nothing where it was not recorded."""
+    if report.temperature is None or report.calibrated_ece is None:
+        return ""
+    apart = f"Expected calibration error: {percent(report.ece)}"
+    if report.temperature == 1:
+        return f"{apart} (15 bins; no temperature was fitted)."
+    return (
+        f"{apart} as trained, {percent(report.calibrated_ece)} with the logits divided by the temperature "
+        f"{report.temperature:.2f} that was fitted on the validation part (15 bins)."
+    )
 
 
 def _gallery(report: EvalReport, examples: int) -> tuple[list[int], list[int]]:

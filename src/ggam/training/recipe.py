@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from ggam.methods import METHODS
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.ggam import GGAMOptions
+from ggam.methods.insertion import InsertionOptions
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -23,7 +24,7 @@ class ModelRecipe:
     """Which network."""
 
     method: str = "ggam"
-    """baseline (the plain network) or ggam."""
+    """baseline (the plain network), senet, cbam or ggam."""
     backbone: str = "resnet50"
     """A timm model, or torchvision/NAME."""
     pretrained: bool = True
@@ -128,21 +129,15 @@ class Recipe:
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
     ggam: GGAMOptions = field(default_factory=GGAMOptions)
+    insertion: InsertionOptions = field(default_factory=InsertionOptions)
     data: DataRecipe = field(default_factory=DataRecipe)
     optimization: OptimizationRecipe = field(default_factory=OptimizationRecipe)
     machine: MachineRecipe = field(default_factory=MachineRecipe)
 
     def __post_init__(self) -> None:
         """Refuse options of a method that is not used, and batches that do not divide."""
-        if self.model.method != "ggam" and self.ggam != GGAMOptions():
-            changed = [
-                option.name
-                for option in fields(GGAMOptions)
-                if getattr(self.ggam, option.name) != getattr(GGAMOptions(), option.name)
-            ]
-            raise ValueError(
-                f"{', '.join(changed)}: options of the method ggam, which {self.model.method!r} has not"
-            )
+        for part in (self.ggam, self.insertion):
+            _refuse_foreign(part, self.model.method)
         ranks = self.machine.devices * self.machine.nodes
         if self.data.batch_size % ranks:
             raise ValueError(f"batch_size={self.data.batch_size}: expected a multiple of the {ranks} devices")
@@ -150,15 +145,20 @@ class Recipe:
     @property
     def method_options(self) -> dict[str, Any]:
         """The options to build the method with."""
-        return asdict(self.ggam) if self.model.method == "ggam" else {}
+        wanted = METHODS[self.model.method].Options
+        return next((asdict(part) for part in (self.ggam, self.insertion) if type(part) is wanted), {})
+
+    @property
+    def backbone(self) -> str:
+        """The network that is built: the one named, or the one that its method starts from instead."""
+        if not self.model.pretrained or self.model.weights is not None:
+            return self.model.backbone
+        method = METHODS[self.model.method]
+        return method.published_backbone(self.model.backbone, method.Options(**self.method_options))
 
     def to_flat(self) -> dict[str, Any]:
         """One flat mapping of plain values, as `config.yaml` holds it."""
-        flat = {}
-        for part in fields(self):
-            for name, value in asdict(getattr(self, part.name)).items():
-                flat[name] = str(value) if isinstance(value, Path) else value
-        return flat
+        return flatten(*(getattr(self, part.name) for part in fields(self)))
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> "Recipe":
@@ -176,6 +176,12 @@ class Recipe:
                 raise ValueError(f"recipe has no option {name!r}: {hint}")
             parts[homes[name]][name] = Path(value) if name in ("weights", "cache") and value else value
         return cls(**{part: kind(**parts[part]) for part, kind in _PARTS.items()})
+
+
+def flatten(*parts: Any) -> dict[str, Any]:
+    """The options of some parts of a recipe in one mapping of plain values."""
+    options = (item for part in parts for item in asdict(part).items())
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options}
 
 
 def build_optimizer(
@@ -211,6 +217,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf
 _PARTS: dict[str, type] = {
     "model": ModelRecipe,
     "ggam": GGAMOptions,
+    "insertion": InsertionOptions,
     "data": DataRecipe,
     "optimization": OptimizationRecipe,
     "machine": MachineRecipe,
@@ -220,3 +227,15 @@ _PARTS: dict[str, type] = {
 def _require(recipe: object, name: str, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"{name}={getattr(recipe, name)}: expected {expected}")
+
+
+def _refuse_foreign(options: GGAMOptions | InsertionOptions, method: str) -> None:
+    """Refuse options that differ from their defaults, if they belong to other methods than this one."""
+    kind = type(options)
+    owners = [name for name, known in METHODS.items() if known.Options is kind]
+    defaults = asdict(kind())
+    changed = [name for name, value in asdict(options).items() if value != defaults[name]]
+    if changed and method not in owners:
+        raise ValueError(
+            f"{', '.join(changed)}: options of the method {' and '.join(owners)}, which {method!r} has not"
+        )

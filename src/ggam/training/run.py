@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,20 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import seed_everything
 
 from ggam import _version
+from ggam.calibration import fit_temperature
 from ggam.checkpoint import save_model
 from ggam.data.cache import PictureCache
 from ggam.data.check import unreadable
 from ggam.data.layouts import load_dataset
-from ggam.data.loaders import EpochBatches, FineGrainedDataModule
+from ggam.data.loaders import EpochBatches, FineGrainedDataModule, eval_loader
 from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
+from ggam.devices import default_device
 from ggam.files import write_atomic
 from ggam.methods import create_model
 from ggam.methods.base import FineGrainedModel
 from ggam.training.callbacks import BEST, LAST, read_epochs
 from ggam.training.module import TrainingModule
-from ggam.training.recipe import DataRecipe, Recipe
+from ggam.training.recipe import DataRecipe, Recipe, resolve_precision
 from ggam.training.trainer import CHECKPOINTS, METRICS, build_trainer, run_trainer
 
 CONFIG = "config.yaml"
@@ -77,7 +79,9 @@ class RunConfig:
             raise RunError(f"{run}: not a run directory ({CONFIG} cannot be read: {reason})") from error
 
 
-def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = False) -> dict[str, Any] | None:
+def fit(
+    config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = False, read: bool = False
+) -> dict[str, Any] | None:
     """Train as the recipe says, then evaluate the last and the best epoch on the test pictures.
 
     Args:
@@ -85,6 +89,7 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
         run: the run directory; must be new, unless `resume`.
         evaluate: measures a model on the test pictures.
         resume: go on from the last checkpoint in `run`.
+        read: every picture has been read already, and need not be looked over before training.
 
     Returns:
         What `results.json` holds; None on ranks other than the first.
@@ -112,14 +117,15 @@ def fit(config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = Fals
         workers=recipe.data.workers,
     )
     if _first_rank():  # what can be refused has been refused: from here on there is a run
-        print(f"reading all {len(train) + len(val) + len(test)} pictures once", flush=True)
-        require_readable(train, val, test)
+        if not read:
+            print(f"reading all {len(train) + len(val) + len(test)} pictures once", flush=True)
+            require_readable(train, val, test)
         (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         config.write(run)
     run_trainer(trainer, module, data, checkpoint)
     if not trainer.is_global_zero:
         return None
-    results = _finish(config, run, model, test, evaluate)
+    results = _finish(config, run, model, val, test, evaluate)
     results["pictures"] = {"train": len(train), "val": len(val), "test": len(test)}
     spent = sum(float(row["seconds"]) for row in read_epochs(run / METRICS))
     results["training_seconds"] = round(spent, 1)
@@ -177,7 +183,7 @@ def build_model(recipe: Recipe, class_names: tuple[str, ...], *, fresh: bool = T
         fresh: start from the recipe's pre-trained weights; False where a checkpoint will replace them.
     """
     model = create_model(
-        recipe.model.backbone,
+        recipe.backbone,
         method=recipe.model.method,
         pretrained=recipe.model.pretrained and fresh,
         weights=recipe.model.weights if fresh else None,
@@ -216,9 +222,14 @@ def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | Non
 
 
 def _finish(
-    config: RunConfig, run: Path, model: FineGrainedModel, test: FineGrainedDataset, evaluate: Evaluate
+    config: RunConfig,
+    run: Path,
+    model: FineGrainedModel,
+    val: FineGrainedDataset,
+    test: FineGrainedDataset,
+    evaluate: Evaluate,
 ) -> dict[str, Any]:
-    """Choose the epoch on the validation part, save it, and touch the test pictures, once."""
+    """Choose and calibrate the epoch on the validation part, save it, and touch the test pictures, once."""
     folder = run / CHECKPOINTS
     chosen = "best" if (folder / BEST).exists() else "last"
     results: dict[str, Any] = {"protocol": _protocol(config.recipe.data, chosen), "selected": chosen}
@@ -236,11 +247,30 @@ def _finish(
         model.load_state_dict(
             {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
         )
+        if len(val):
+            temperature = _temperature(model.eval(), val, config.recipe)
+            model.config = replace(model.config, temperature=temperature)
         summary = evaluate(model.eval(), test, run / "evaluation" / name)
         results[name] = {"epoch": epoch, **summary}
         if name == chosen:
             save_model(model, run / "model")
     return results
+
+
+def _temperature(model: FineGrainedModel, val: FineGrainedDataset, recipe: Recipe) -> float:
+    """What makes the model's probabilities fit the validation part best."""
+    device = default_device(recipe.machine.accelerator)
+    half = resolve_precision(recipe.machine.precision, device) == "bf16"
+    model.to(device)
+    logits, labels = [], []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        for images, targets in eval_loader(
+            val, batch_size=recipe.data.batch_size, workers=recipe.data.workers
+        ):
+            images = images.to(device, memory_format=torch.channels_last)
+            logits.append(model(images).logits.float().cpu())
+            labels.append(targets)
+    return fit_temperature(torch.cat(logits), torch.cat(labels))
 
 
 def _protocol(recipe: DataRecipe, chosen: str) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ggam.data.loaders import FineGrainedDataModule, without_traceback
 from ggam.data.records import DataError
+from ggam.devices import DeviceError, default_device
 from ggam.training.callbacks import (
     Checkpoints,
     EpochBar,
@@ -25,10 +26,6 @@ from ggam.training.recipe import Recipe, resolve_precision
 
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
-
-
-class DeviceError(ValueError):
-    """Devices that this machine has not got, or whose memory does not suffice."""
 
 
 def build_trainer(recipe: Recipe, run: Path, *, validate: bool = True) -> Trainer:
@@ -78,21 +75,6 @@ def build_trainer(recipe: Recipe, run: Path, *, validate: bool = True) -> Traine
         use_distributed_sampler=False,
         default_root_dir=run,
     )
-
-
-def default_device(accelerator: str = "auto") -> torch.device:
-    """The device that `auto` or a named accelerator means on this machine.
-
-    Raises:
-        DeviceError: if the machine has no such device.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if accelerator == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available.get(accelerator):
-        there = ", ".join(name for name, usable in available.items() if usable)
-        raise DeviceError(f"accelerator {accelerator!r} is not on this machine; it has {there}")
-    return torch.device(accelerator)
 
 
 def require_devices(device: torch.device, count: int) -> None:

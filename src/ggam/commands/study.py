@@ -1,0 +1,139 @@
+"""`ggam study`."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from ggam.commands.console import CONSOLE, Switch, progress, quiet_lightning
+from ggam.commands.runs import evaluator
+from ggam.methods.ggam import GGAMOptions
+from ggam.methods.insertion import InsertionOptions
+from ggam.studies.conclusion import Estimate, conclude, estimate
+from ggam.studies.definition import STUDIES, table2
+from ggam.studies.queue import open_storage
+from ggam.studies.runner import DATA, PlannedRun, StudyError, claim_folder, collect, plan, work
+from ggam.studies.wording import answer, opening
+from ggam.training.callbacks import Interrupted
+from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, flatten
+
+
+def study(
+    name: Literal["table2", "table3", "figure4", "guidance"],
+    data: Path,
+    *,
+    out: Path,
+    seeds: int = 5,
+    storage: str | None = None,
+    dry_run: Annotated[bool, Switch] = False,
+    methods: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    backbones: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    config: Path | None = None,
+    model: Annotated[ModelRecipe, Parameter(name="*", group="Model")] = ModelRecipe(),
+    ggam: Annotated[GGAMOptions, Parameter(name="*", group="Method ggam")] = GGAMOptions(),
+    insertion: Annotated[
+        InsertionOptions, Parameter(name="*", group="Methods senet and cbam")
+    ] = InsertionOptions(),
+    pictures: Annotated[DataRecipe, Parameter(name="*", group="Data")] = DataRecipe(),
+    optimization: Annotated[
+        OptimizationRecipe, Parameter(name="*", group="Optimization")
+    ] = OptimizationRecipe(),
+    machine: Annotated[MachineRecipe, Parameter(name="*", group="Machine")] = MachineRecipe(),
+) -> None:
+    """Run one of the paper's experiments with several seeds, and draw its result.
+
+    The same command started again goes on where it was; started by several processes, or on several
+    machines that see the folder or the database, it shares the work.
+
+    Args:
+        name: table2: the methods; table3: the ablation; figure4: the weight λ of the guidance; guidance: its
+            targets, with a control.
+        data: The data set: CUB-200-2011, class folders, … (docs/datasets.md).
+        out: The folder of studies on these data; studies in it share their runs.
+        seeds: Runs of each row, with the seeds from --seed on.
+        storage: Where workers share the runs: journal:FILE or the URL of a database; default:
+            journal:OUT/journal.log.
+        dry_run: List the runs and how long they would take, and do nothing.
+        methods: Of table2: which; default: all.
+        backbones: Of table2: which; default: --backbone.
+        config: A recipe in YAML; flags override it.
+        model: Which network.
+        ggam: The options of ggam, in rows that leave them open.
+        insertion: The options of senet and cbam.
+        pictures: Which pictures.
+        optimization: How each run is trained.
+        machine: On what, and from which random numbers.
+    """
+    if name != "table2" and (methods or backbones):
+        raise StudyError(f"--methods and --backbones belong to table2; {name} compares ways of one method")
+    if len(backbones) > 1 and model.weights is not None:
+        raise StudyError(f"--weights {model.weights} fits one of --backbones {' '.join(backbones)} at most")
+    chosen = table2(methods, backbones) if name == "table2" else STUDIES[name]()
+    runs = plan(chosen, flatten(model, ggam, insertion, pictures, optimization, machine), seeds)
+    address = storage or f"journal:{out / 'journal.log'}"
+    if dry_run:
+        _list(runs, data, out, address)
+        return
+    claim_folder(data, runs[0].recipe, out)
+    shared = open_storage(address)
+
+    def announce(run: PlannedRun, done: int, total: int) -> None:
+        label = chosen.row(run.row).label
+        CONSOLE.print(f"[bold]{done + 1}/{total}[/] {label}, seed {run.seed} → {run.name}")
+
+    measure = evaluator(
+        machine.precision, pictures.workers, accelerator=machine.accelerator, localization=True
+    )
+    stop: Interrupted | None = None
+    try:
+        with quiet_lightning():
+            work(runs, data, out, shared, measure, on_start=announce)
+    except Interrupted as stopped:
+        stop = stopped
+    with progress("measuring costs") as step:
+        table, page = conclude(
+            chosen, runs, out, shared, shlex.join(["ggam", *sys.argv[1:]]), costs=stop is None, on_round=step
+        )
+    if stop is not None:
+        print(
+            f"ggam: stopped by {stop}; everything is saved, go on with the same command; so far: {page}",
+            file=sys.stderr,
+        )
+        sys.exit(128 + stop.signum)
+    for sentence in [opening(table, "top1"), *answer(table, "top1")] if table.records else []:
+        CONSOLE.print(sentence)
+    CONSOLE.print(f"tables, figure and page: {page}")
+    for failure in table.failures:
+        print(f"ggam: {failure.row}, seed {failure.seed}: {failure.reason}", file=sys.stderr)
+    if table.failures:
+        sys.exit(1)
+
+
+def _list(runs: Sequence[PlannedRun], data: Path, out: Path, address: str) -> None:
+    """Print what would be done, and how long it would take."""
+    finished: dict[str, float] = {}
+    if (out / DATA).is_file():
+        records, _ = collect(runs, out, open_storage(address))
+        finished = {record.run.name: record.training_seconds for record in records}
+    with progress("timing a training step") as step:
+        estimates = estimate(runs, data, finished, on_round=step)
+    table = Table("row", "seed", "run", "time here", "")
+    for run, done, seconds in estimates:
+        table.add_row(run.row, str(run.seed), run.name, _hours(seconds), "done" if done else "")
+    CONSOLE.print(table)
+    CONSOLE.print(f"{len(runs)} runs, {len(finished)} of them done; {_total(estimates)}")
+
+
+def _total(estimates: Sequence[Estimate]) -> str:
+    left = sum(seconds for _, done, seconds in estimates if not done)
+    return f"about {_hours(left)} to go with one worker on this machine, reading pictures not counted"
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"

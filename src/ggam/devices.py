@@ -1,0 +1,22 @@
+"""The device that a name means on this machine."""
+
+import torch
+
+
+class DeviceError(ValueError):
+    """Devices that this machine has not got, or whose memory does not suffice."""
+
+
+def default_device(accelerator: str = "auto") -> torch.device:
+    """The device that `auto` or a named accelerator means on this machine.
+
+    Raises:
+        DeviceError: if the machine has no such device.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available.get(accelerator):
+        there = ", ".join(name for name, usable in available.items() if usable)
+        raise DeviceError(f"accelerator {accelerator!r} is not on this machine; it has {there}")
+    return torch.device(accelerator)

@@ -1,0 +1,1 @@
+"""Predictions for any number of pictures, written as they are made."""

@@ -1,0 +1,238 @@
+"""Runs shared by many workers through Optuna's storage: claimed, kept alive, taken over.
+
+Each attempt at a run is an Optuna trial whose user attribute `run` names the run. A trial goes from
+WAITING to RUNNING by one worker only; this is what claims it. While a worker trains, a thread of it
+counts up the trial's `beat`. A worker that sees another's count stand still for some beats, on its own
+clock, so that clocks need not agree, declares that attempt FAILed and the run open again.
+"""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
+
+NAME = "ggam"
+ATTEMPTS = 2
+"""How often a worker lets a run fail before it leaves it."""
+_PATIENCE = 4
+"""Beats without a sign of life after which a worker counts as dead."""
+
+
+class StorageError(ValueError):
+    """A storage that cannot be opened."""
+
+
+def open_storage(address: str) -> BaseStorage:
+    """The storage at `journal:FILE`, or at the URL of a database (SQLAlchemy's form).
+
+    Raises:
+        StorageError: if it cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if address.startswith("journal:"):
+            file = Path(address.removeprefix("journal:"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(str(file)))
+        return RDBStorage(address)
+    except (OSError, ImportError, ValueError, StorageInternalError, SQLAlchemyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StorageError(
+            f"--storage {address}: cannot be opened ({reason}); expected journal:FILE, or the URL of a "
+            "database like sqlite:///FILE or postgresql://HOST/NAME, with its driver installed"
+        ) from error
+
+
+class RunQueue:
+    """The attempts at the runs of one folder or database.
+
+    Args:
+        storage: shared by all workers.
+        beat: seconds between two signs of life.
+    """
+
+    def __init__(self, storage: BaseStorage, *, beat: float = 15.0) -> None:
+        self.storage = storage
+        self.beat = beat
+        self._study = _open_study(storage)
+        self._first = len(self._trials())
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def claim(self, runs: Sequence[str]) -> "Claim | None":
+        """Claim the first of the runs that is open to be worked on; None if there is none just now.
+
+        Runs that are finished, running elsewhere, or have failed too often here are left alone.
+        """
+        self._declare_dead()
+        attempts = self._attempts()
+        for run in runs:
+            tried = attempts.get(run, [])
+            states = {trial.state for trial in tried}
+            if TrialState.COMPLETE in states or self.reason(run, tried) is not None:
+                continue
+            waiting = [trial for trial in tried if trial.state == TrialState.WAITING]
+            if TrialState.RUNNING in states:
+                continue
+            trial = self._id(waiting[0]) if waiting else self._open(run)
+            claimed = self._take(run, trial)
+            if claimed is not None:
+                return claimed
+        return None
+
+    def pending(self, runs: Sequence[str]) -> list[str]:
+        """The runs that are neither finished nor given up; some of them may be running elsewhere."""
+        attempts = self._attempts()
+        return [
+            run
+            for run in runs
+            if not any(trial.state == TrialState.COMPLETE for trial in attempts.get(run, []))
+            and self.reason(run, attempts.get(run, [])) is None
+        ]
+
+    def results(self) -> dict[str, Mapping[str, Any]]:
+        """What the finished runs left, by run."""
+        return {
+            trial.user_attrs["run"]: trial.user_attrs["results"]
+            for trial in self._trials()
+            if trial.state == TrialState.COMPLETE
+        }
+
+    def reasons(self) -> dict[str, str]:
+        """Why runs failed, the last failure of each."""
+        return {
+            trial.user_attrs["run"]: trial.user_attrs.get("reason", "unknown")
+            for trial in self._trials()
+            if trial.state == TrialState.FAIL
+        }
+
+    def reason(self, run: str, tried: Sequence[FrozenTrial] | None = None) -> str | None:
+        """Why this worker leaves a run: the last failure of `ATTEMPTS` since it started, else None."""
+        tried = self._attempts().get(run, []) if tried is None else tried
+        failed = [t for t in tried if t.state == TrialState.FAIL and t.number >= self._first]
+        return failed[-1].user_attrs.get("reason", "unknown") if len(failed) >= ATTEMPTS else None
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(self._study, deepcopy=False)
+
+    def _attempts(self) -> dict[str, list[FrozenTrial]]:
+        attempts: dict[str, list[FrozenTrial]] = {}
+        for trial in self._trials():
+            attempts.setdefault(trial.user_attrs["run"], []).append(trial)
+        return attempts
+
+    def _id(self, trial: FrozenTrial) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study, trial.number)
+
+    def _open(self, run: str) -> int:
+        template = create_trial(state=TrialState.WAITING, user_attrs={"run": run})
+        return self.storage.create_new_trial(self._study, template_trial=template)
+
+    def _take(self, run: str, trial: int) -> "Claim | None":
+        """Claim an attempt, unless another worker was first."""
+        try:
+            if not self.storage.set_trial_state_values(trial, TrialState.RUNNING):
+                return None
+        except UpdateFinishedTrialError:
+            return None
+        claim = Claim(self, run, trial)
+        live = {TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE}
+        rivals = [t for t in self._attempts()[run] if t.state in live and self._id(t) < trial]
+        if rivals:  # two workers opened the same run at once: the older attempt counts
+            claim.release()
+            return None
+        self.storage.set_trial_user_attr(trial, "worker", f"{socket.gethostname()}:{os.getpid()}")
+        return claim
+
+    def _declare_dead(self) -> None:
+        """Open again what a worker holds that gave no sign of life for some beats."""
+        now = time.monotonic()
+        for trial in self._trials():
+            if trial.state != TrialState.RUNNING:
+                continue
+            beat = trial.user_attrs.get("beat")
+            known, since = self._seen.get(trial.number, (None, now))
+            if trial.number not in self._seen or known != beat:
+                self._seen[trial.number] = (beat, now)
+            elif now - since > _PATIENCE * self.beat:
+                worker = trial.user_attrs.get("worker", "unknown")
+                _end(self.storage, self._id(trial), TrialState.FAIL, reason=f"worker {worker} died")
+
+
+class Claim:
+    """A run that this worker, and no other, works on.
+
+    Attributes:
+        lost: whether another worker took the run over; whatever this one does to it no longer counts.
+    """
+
+    def __init__(self, queue: RunQueue, run: str, trial: int) -> None:
+        self.queue = queue
+        self.run = run
+        self.trial = trial
+        self.lost = False
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Give signs of life while the block runs; stop it by SIGTERM if the run was taken over."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(done,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def complete(self, results: Mapping[str, Any]) -> None:
+        """Finished: keep the results where every worker sees them."""
+        _end(self.queue.storage, self.trial, TrialState.COMPLETE, results=dict(results))
+
+    def fail(self, reason: str) -> None:
+        """Broken, for a reason in one line."""
+        _end(self.queue.storage, self.trial, TrialState.FAIL, reason=reason)
+
+    def release(self) -> None:
+        """Stopped, with nothing said against the run."""
+        _end(self.queue.storage, self.trial, TrialState.PRUNED)
+
+    def _beat(self, done: threading.Event) -> None:
+        count = 0
+        while not done.is_set():
+            count += 1
+            try:
+                self.queue.storage.set_trial_user_attr(self.trial, "beat", count)
+            except UpdateFinishedTrialError:
+                self.lost = True
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            done.wait(self.queue.beat)
+
+
+def _open_study(storage: BaseStorage) -> int:
+    try:
+        return storage.create_new_study([StudyDirection.MAXIMIZE], NAME)
+    except DuplicatedStudyError:
+        return storage.get_study_id_from_name(NAME)
+
+
+def _end(storage: BaseStorage, trial: int, state: TrialState, **attributes: Any) -> None:
+    """End an attempt, unless another worker has done so."""
+    try:
+        for name, value in attributes.items():
+            storage.set_trial_user_attr(trial, name, value)
+        storage.set_trial_state_values(trial, state, [0.0] if state == TrialState.COMPLETE else None)
+    except UpdateFinishedTrialError:
+        return

@@ -1,0 +1,244 @@
+"""Runs the runs of a study: each once, by as many workers as are started, and takes up what was left.
+
+The folder of a study holds `runs/NAME`, a run directory for each way to train and seed, shared by all
+studies in it; `data.json`, what was trained on; the storage through which workers share the work; and a
+folder of results for each study.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from ggam.data.layouts import load_dataset
+from ggam.data.records import FineGrainedDataset
+from ggam.evaluation.evaluate import relative_path
+from ggam.files import write_atomic
+from ggam.methods import METHODS
+from ggam.studies.definition import Row, Study
+from ggam.studies.queue import Claim, RunQueue
+from ggam.studies.records import Failure, RunRecord
+from ggam.training.callbacks import Interrupted
+from ggam.training.recipe import Recipe
+from ggam.training.run import CONFIG, RESULTS, Evaluate, RunConfig, RunError, fit, require_readable
+from ggam.training.trainer import CHECKPOINTS
+
+RUNS = "runs"
+DATA = "data.json"
+_NOT_THE_RESULT = {"workers", "cache", "accelerator", "devices", "nodes", "compile"}
+"""Options that do not make another run of it."""
+
+
+class StudyError(ValueError):
+    """A study that cannot be made in this folder, or with this recipe."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study."""
+
+    row: str
+    seed: int
+    recipe: Recipe
+    name: str
+    """Of its folder: the method, the seed, and a digest of the recipe, so that equal runs are one."""
+
+
+def plan(study: Study, options: Mapping[str, Any], seeds: int) -> list[PlannedRun]:
+    """Every row with every seed, the first seed of all rows first.
+
+    Args:
+        study: the rows.
+        options: common to all, by the flat names of the recipe; their own seed is the first.
+        seeds: how many.
+
+    Raises:
+        ValueError: if the recipe does not go with a row.
+        StudyError: for a recipe that wants several devices for one run.
+    """
+    devices, nodes = options.get("devices", 1), options.get("nodes", 1)
+    if devices * nodes > 1:
+        raise StudyError(
+            f"--devices {devices} --nodes {nodes}: a study trains each run on one device; "
+            "start it once for each device (CUDA_VISIBLE_DEVICES=0, 1, …), and they share the runs"
+        )
+    if seeds < 1:
+        raise StudyError(f"--seeds {seeds}: expected at least 1")
+    return [
+        _planned(row, combine(options, row, options.get("seed", 0) + offset))
+        for offset in range(seeds)
+        for row in study.rows
+    ]
+
+
+def combine(options: Mapping[str, Any], row: Row, seed: int) -> Recipe:
+    """The study's options with what a row changes; options of other methods fall away."""
+    values = {**options, **row.options, "seed": seed}
+    own = {option.name for option in fields(METHODS[values["method"]].Options)}
+    others = {option.name for method in METHODS.values() for option in fields(method.Options)} - own
+    return Recipe.from_flat({name: value for name, value in values.items() if name not in others})
+
+
+def work(
+    runs: Sequence[PlannedRun],
+    data: Path,
+    out: Path,
+    storage: BaseStorage,
+    evaluate: Evaluate,
+    *,
+    on_start: Callable[[PlannedRun, int, int], None],
+    beat: float = 15.0,
+) -> None:
+    """Train whatever is open, until every run is finished or given up, here or by another worker.
+
+    Args:
+        runs: what the study consists of.
+        data: the data set.
+        out: the folder of the study.
+        storage: shared with the other workers.
+        evaluate: measures a model on the test pictures.
+        on_start: called with a run, how many are finished, and how many there are.
+        beat: seconds between two signs of life.
+
+    Raises:
+        Interrupted: if a signal stopped it; nothing is lost.
+    """
+    by_name = {run.name: run for run in runs}
+    names = list(by_name)
+    queue = RunQueue(storage, beat=beat)
+    while pending := queue.pending(names):
+        claim = queue.claim(pending)
+        if claim is None:
+            time.sleep(beat)
+            continue
+        on_start(by_name[claim.run], len(names) - len(pending), len(names))
+        _attempt(claim, by_name[claim.run], data, out / RUNS / claim.run, evaluate)
+
+
+def collect(
+    runs: Sequence[PlannedRun], out: Path, storage: BaseStorage
+) -> tuple[list[RunRecord], list[Failure]]:
+    """What has been measured so far, and what failed last and is not finished."""
+    queue = RunQueue(storage)
+    results, reasons = queue.results(), queue.reasons()
+    records, failures = [], []
+    for run in runs:
+        if run.name in results:
+            records.append(_record(run, out / RUNS / run.name, results[run.name]))
+        elif run.name in reasons:
+            failures.append(Failure(run.row, run.seed, reasons[run.name]))
+    return records, failures
+
+
+def claim_folder(data: Path, recipe: Recipe, out: Path) -> None:
+    """Make the folder one of studies on this data set, having read all of its pictures once.
+
+    Raises:
+        StudyError: if it holds runs on other data, or something that no study made.
+        DataError: if the data cannot be read.
+    """
+    parts = [
+        load_dataset(data, split=split, layout=recipe.data.layout, seed=0) for split in ("train", "test")
+    ]
+    digest = _digest([[part.split, sorted(_named(part))] for part in parts])
+    file = out / DATA
+    if file.is_file():
+        known = json.loads(file.read_text("utf-8"))
+        if known["digest"] != digest:
+            raise StudyError(
+                f"{out}: holds runs on {known['name']}, other pictures than {data}; choose another --out"
+            )
+        return
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise StudyError(f"{out}: is there already and no study made it; choose another --out")
+    require_readable(*parts)
+    counts = {part.split: len(part) for part in parts}
+    known = {
+        "name": data.resolve().name,
+        "classes": len(parts[0].class_names),
+        "pictures": counts,
+        "digest": digest,
+    }
+    write_atomic(file, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+
+def _attempt(claim: Claim, run: PlannedRun, data: Path, folder: Path, evaluate: Evaluate) -> None:
+    """One attempt at a run: from its last checkpoint if there is one."""
+    config = RunConfig(data, run.recipe)
+    try:
+        if not (folder / RESULTS).is_file():
+            resume = _resumable(config, folder)
+            if not resume:
+                shutil.rmtree(folder, ignore_errors=True)
+            with claim.kept_alive():
+                fit(config, folder, evaluate, resume=resume, read=True)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # `model/` is what is used
+        results = json.loads((folder / RESULTS).read_text("utf-8"))
+    except Interrupted:
+        if claim.lost:
+            return
+        claim.release()
+        raise
+    except Exception as error:  # whatever it is, the other runs need not wait for it
+        claim.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    except BaseException:
+        claim.release()
+        raise
+    else:
+        claim.complete(results)
+
+
+def _resumable(config: RunConfig, folder: Path) -> bool:
+    """Whether the folder holds the beginning of this very run."""
+    if not (folder / CONFIG).is_file():
+        return False
+    try:
+        stored = RunConfig.read(folder)
+    except RunError:
+        return False
+    return stored.data == config.data.resolve() and stored.recipe == config.recipe
+
+
+def _record(run: PlannedRun, folder: Path, results: Mapping[str, Any]) -> RunRecord:
+    chosen = results[results["selected"]]
+    return RunRecord(
+        row=run.row,
+        seed=run.seed,
+        run=folder,
+        protocol=results["protocol"],
+        metrics={name: value for name, value in chosen.items() if isinstance(value, int | float)},
+        training_seconds=results["training_seconds"],
+        epochs=run.recipe.optimization.epochs,
+        pictures=results["pictures"],
+    )
+
+
+def _planned(row: Row, recipe: Recipe) -> PlannedRun:
+    default = Recipe().to_flat()
+    # Without what is left at its default, so that a new option does not make old runs other ones.
+    values = {
+        name: value
+        for name, value in recipe.to_flat().items()
+        if value != default[name] and name not in _NOT_THE_RESULT
+    }
+    if recipe.model.weights is not None:  # it may lie elsewhere on another machine
+        values["weights"] = recipe.model.weights.name
+    seed = recipe.machine.seed
+    name = f"{recipe.model.method}-seed{seed}-{_digest(values)[:8]}"
+    return PlannedRun(row.name, seed, recipe, name)
+
+
+def _named(part: FineGrainedDataset) -> list[tuple[str, str]]:
+    return [
+        (relative_path(sample.path, part.root), part.class_names[sample.label]) for sample in part.samples
+    ]
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
