@@ -95,7 +95,7 @@ def test_other_classes_are_explained_beside_the_predicted_one(tmp_path: Path) ->
     for name in ("a.png", "b.png"):
         noise((70, 60)).save(tmp_path / name)
     model = tiny_model()
-    options = PanelOptions(maps=("gradcam", "spatial", "gradcam-attended"), classes=NAMES)
+    options = PanelOptions(maps=("gradcam", "spatial", "gradcam-attended"), classes=NAMES, dpi=40)
     entries, _ = explain_files(
         model, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "o", options=options, top=1
     )

@@ -91,7 +91,7 @@ def load_model(source: Path | str, *, backbone: nn.Module | None = None) -> Fine
             directory = _snapshot(str(source), None, download=False)
         except (OSError, ValueError) as error:  # the hub's errors are of these two kinds
             raise CheckpointError(
-                f"{source}: no such folder, nor a model that was downloaded from the Hugging Face hub before; "
+                f"{source}: no such folder, nor a model of the Hugging Face hub that was downloaded before; "
                 f'{_EXPECTED}, or run ggam.from_pretrained("{source}") once'
             ) from error
     return _read_model(directory, backbone)
@@ -144,12 +144,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         changed = wanted is not None and _digest(weights) != wanted
     except OSError as error:
-        raise CheckpointError(f"{weights}: cannot be read ({error.strerror}); save the model again") from error
+        raise CheckpointError(
+            f"{weights}: cannot be read ({error.strerror}); save the model again"
+        ) from error
     if changed:
         raise CheckpointError(
-            f"{weights}: damaged, or changed after it was saved: not the weights that {CONFIG_FILE} was written "
-            "for (sha256 differs); get the folder again, or load the weights yourself and save them with "
-            "ggam.save_model if the change was meant"
+            f"{weights}: damaged, or changed after it was saved: not the weights that {CONFIG_FILE} was "
+            "written for (sha256 differs); get the folder again, or if the change was meant, load the "
+            "weights into a model yourself and save that with ggam.save_model"
         )
     return config
 

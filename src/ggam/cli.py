@@ -18,7 +18,10 @@ COMMANDS = {
     "predict": ("deploy:predict", "Predict any number of pictures into a table."),
     "export": ("deploy:export", "Write a trained model into one file, ONNX or torch.export."),
     "study": ("study:study", "Run one of the paper's experiments with several seeds, and draw its result."),
+    "figure3": ("figure3:figure3", "Draw where the networks of a table3 study look: the paper's Figure 3."),
     "serve": ("serve:serve", "Answer requests for predictions over HTTP, and show a page for people."),
+    "card": ("share:card", "Write the model card of a trained model anew."),
+    "push": ("share:push", "Upload a trained model to the Hugging Face hub, private unless told otherwise."),
     "demo": ("demo:demo", "Generate birds, train with and without attention, and compare (4 minutes)."),
 }
 DATA_COMMANDS = {

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -77,13 +78,14 @@ class Measured:
     """Top-1 accuracy over the runs of the same recipe with other seeds; None where there are none."""
 
 
-def write_run_card(run: Path, model: FineGrainedModel, test: FineGrainedDataset) -> bool:
+def write_run_card(run: Path, model: FineGrainedModel, test: FineGrainedDataset | None) -> bool:
     """Write the card of the model in a run directory, and the picture with its heat maps.
 
     Args:
         run: a finished run directory.
         model: the model in it.
-        test: the test pictures that the run was evaluated on, with their evaluation transform.
+        test: the test pictures that the run was evaluated on, with their evaluation transform; None
+            writes a card without pictures.
 
     Returns:
         Whether it was written: not if somebody has edited the card that is there.
@@ -98,13 +100,18 @@ def write_run_card(run: Path, model: FineGrainedModel, test: FineGrainedDataset)
     if is_edited(folder):
         return False
     measured = measured_run(run)
+    if test is None:
+        (folder / PICTURE_FILE).unlink(missing_ok=True)
+        return write_card(folder, model.config, measured)
     check_fits(model, test)
+    report = measured.report
     names = [relative_path(sample.path, test.root) for sample in test.samples]
-    if names != [prediction.path for prediction in measured.report.predictions]:
+    if names != [prediction.path for prediction in report.predictions]:
         raise CardError(f"{run}: was not evaluated on the test pictures of {test.root}; evaluate it again")
-    shown = example_indices(measured.report)
-    write_atomic(folder / PICTURE_FILE, heat_map_picture(model, test, shown))
-    return write_card(folder, model.config, measured, cases_of(measured.report, shown))
+    shown = example_indices(report)
+    classes = [report.predictions[index].predicted for index in shown]
+    write_atomic(folder / PICTURE_FILE, heat_map_picture(model, test, shown, classes))
+    return write_card(folder, model.config, measured, cases_of(report, shown))
 
 
 def write_card(
@@ -148,20 +155,25 @@ def is_edited(folder: Path) -> bool:
 def render_card(config: ModelConfig, measured: Measured | None = None, cases: Sequence[Case] = ()) -> str:
     """The text of a card: the hub's YAML header and Markdown, see `write_card`."""
     report = measured.report if measured else None
-    return _environment().get_template("model_card.md").render(
-        header=_header(config, measured),
-        config=config,
-        measured=measured,
-        report=report,
-        cases=cases,
-        picture=PICTURE_FILE,
-        placeholder=PLACEHOLDER,
-        version=__version__,
-        weakest=_weakest(report) if report else [],
-        strongest=_strongest(report) if report else [],
-        confusions=report.most_confused(_PAIRS) if report else [],
-        recipe=_recipe_text(measured.recipe) if measured else "",
-        resized=config.transform().resized_side,
+    return (
+        _environment()
+        .get_template("model_card.md")
+        .render(
+            header=_header(config, measured),
+            config=config,
+            measured=measured,
+            report=report,
+            cases=cases,
+            mistaken=any(case.label != case.predicted for case in cases),
+            picture=PICTURE_FILE,
+            placeholder=PLACEHOLDER,
+            version=__version__,
+            weakest=_weakest(report) if report else [],
+            strongest=_strongest(report) if report else [],
+            confusions=report.most_confused(_PAIRS) if report else [],
+            recipe=_recipe_text(measured.recipe) if measured else "",
+            resized=config.transform().resized_side,
+        )
     )
 
 
@@ -212,8 +224,16 @@ def cases_of(report: EvalReport, indices: Sequence[int]) -> list[Case]:
     return [Case(names[p.label], names[p.predicted], p.probability) for p in chosen]
 
 
-def heat_map_picture(model: FineGrainedModel, dataset: FineGrainedDataset, indices: Sequence[int]) -> bytes:
-    """Pictures in a row, and below each its Grad-CAM map for the predicted class, as a JPEG.
+def heat_map_picture(
+    model: FineGrainedModel, dataset: FineGrainedDataset, indices: Sequence[int], classes: Sequence[int]
+) -> bytes:
+    """Pictures in a row, and below each its Grad-CAM map for a class, as a JPEG.
+
+    Args:
+        model: is explained.
+        dataset: with its evaluation transform.
+        indices: which pictures.
+        classes: the class to explain of each.
 
     Raises:
         DataError: if a picture cannot be read.
@@ -221,8 +241,8 @@ def heat_map_picture(model: FineGrainedModel, dataset: FineGrainedDataset, indic
     assert dataset.transform is not None
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (len(indices) * step - _GAP, 2 * step - _GAP), "white")
-    for column, index in enumerate(indices):
-        heat = explain(model, dataset[index][0].unsqueeze(0)).maps[0]
+    for column, (index, predicted) in enumerate(zip(indices, classes, strict=True)):
+        heat = explain(model, dataset[index][0].unsqueeze(0), torch.tensor([predicted])).maps[0]
         crop = crop_of(dataset.samples[index], dataset.transform, _SIDE)
         sheet.paste(crop, (column * step, 0))
         sheet.paste(overlay(crop, heat), (column * step, step))

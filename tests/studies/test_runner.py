@@ -204,34 +204,37 @@ def test_a_killed_workers_run_is_taken_over_from_its_last_checkpoint(squares: Pa
     claim_folder(squares, runs[0].recipe, out)
     command = [sys.executable, "-c", SCRIPT, str(squares), str(out), json.dumps(tiny), "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
-    checkpoints = [out / RUNS / run.name / "checkpoints/last.ckpt" for run in runs]
-    until = time.monotonic() + 60
-    while not all(file.exists() for file in checkpoints) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert all(file.exists() for file in checkpoints), "both work, each on a run of its own"
-    victim, survivor = started
-    victim.kill()
-    said, _ = victim.communicate()
-    output, errors = survivor.communicate(timeout=90)
+
+    def started(output: str) -> list[str]:
+        return [line.split()[1] for line in output.splitlines() if line.startswith("started")]
+
+    def start() -> "subprocess.Popen[str]":
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+    lost = out / RUNS / runs[0].name
+    with start() as victim:
+        until = time.monotonic() + 240
+        while not (lost / "checkpoints/last.ckpt").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        with start() as survivor:
+            victim.kill()
+            said, _ = victim.communicate()
+            trained = len((lost / "metrics.csv").read_text().splitlines()) - 1
+            output, errors = survivor.communicate(timeout=240)
+    assert started(said) == [lost.name]
+    assert 0 < trained < 25, "killed in the middle of its run"
     assert survivor.returncode == 0, errors
-    (lost,) = said.split()[1:]
-    assert output.split().count(lost) == 1, "the survivor took it over"
+    assert sorted(started(output)) == sorted(run.name for run in runs)
 
     records, failures = collect(runs, out, open_storage(f"journal:{out}/journal.log"))
     assert not failures
-    taken = next(record for record in records if record.run.name == lost)
-    epochs = (taken.run / "metrics.csv").read_text().splitlines()[1:]
+    taken = next(record for record in records if record.run == lost)
+    epochs = (lost / "metrics.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[0]) for line in epochs] == list(range(1, 26))
-    recipe = next(run.recipe for run in runs if run.name == lost)
-    alone = fit(RunConfig(squares, recipe), tmp_path / "alone", measure)
+    alone = fit(RunConfig(squares, runs[0].recipe), tmp_path / "alone", measure)
     assert alone is not None
     assert taken.metrics["loss"] == pytest.approx(alone["last"]["loss"], rel=1e-12), "the same weights"
-    resumed = [line.split(",")[-1] for line in epochs]
-    assert len(resumed) == 25
 
 
 def test_a_folder_holds_runs_on_one_data_set(worker: Worker, squares: Path, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def predict(
             on_batch=step,
         )
     skipped = f", {done.skipped:,} were there already" if done.skipped else ""
-    CONSOLE.print(f"{done.predicted:,} pictures predicted{skipped}: {out}")
+    what = "picture" if done.predicted == 1 else "pictures"
+    CONSOLE.print(f"{done.predicted:,} {what} predicted{skipped}: {out}")
     if done.unreadable:
         for path, reason in done.examples:
             print(f"ggam: {path}: {reason}", file=sys.stderr)

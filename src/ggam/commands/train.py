@@ -8,10 +8,12 @@ from cyclopts import Parameter
 
 from ggam.commands.console import CONSOLE, Switch, quiet_lightning
 from ggam.commands.runs import evaluator, open_run, results_table
+from ggam.commands.share import say_card
 from ggam.data.layouts import load_dataset
 from ggam.devices import default_device
 from ggam.methods.ggam import GGAMOptions
 from ggam.methods.insertion import InsertionOptions
+from ggam.model_card import CARD_FILE, write_run_card
 from ggam.report import write_report
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, Recipe
@@ -78,9 +80,9 @@ def train(
     assert used is not None  # fit() wrote it
     test = load_dataset(
         used.data, split="test", layout=used.recipe.data.layout, seed=used.recipe.machine.seed
-    )
-    page = write_report(
-        out, trained.to(default_device(machine.accelerator)), test.with_transform(trained.config.transform())
-    )
+    ).with_transform(trained.config.transform())
+    page = write_report(out, trained.to(default_device(machine.accelerator)), test)
+    card = write_run_card(out, trained, test)
     CONSOLE.print(results_table(results))
     CONSOLE.print(f"{results['protocol']}\nreport: {page}")
+    say_card(out / "model" / CARD_FILE, written=card)

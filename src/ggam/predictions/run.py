@@ -142,7 +142,8 @@ class _Pictures(Dataset[tuple[str, Tensor | str]]):
                 warnings.simplefilter("ignore")  # about odd metadata, mostly
                 return path, self._transform(image)
         except Exception as error:  # one odd file of a million must not end the others
-            return path, " ".join(str(error).removeprefix(f"{path}: ").split()) or type(error).__name__
+            reason = str(error).removeprefix(f"{path}: ").replace(f" {path!r}", "")
+            return path, " ".join(reason.split()) or type(error).__name__
 
 
 def _load(paths: Iterable[str], transform: ImageTransform, batch_size: int, workers: int) -> Iterator[_Batch]:

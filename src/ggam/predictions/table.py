@@ -8,7 +8,6 @@ Beside the table lies `NAME.model.json`: which model wrote it, so that no other 
 """
 
 import csv
-import io
 import json
 import os
 from array import array
@@ -120,9 +119,7 @@ class PredictionTable:
 
     def _line(self, row: Row) -> str:
         if self._kind == ".csv":
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerow(row)
-            return text.getvalue()
+            return ",".join(map(_cell, row)) + "\n"
         return json.dumps(dict(zip(self._columns, row, strict=True)), ensure_ascii=False) + "\n"
 
     def _line_paths(self) -> Iterator[str]:
@@ -207,6 +204,12 @@ def _hash(path: str) -> int:
 def _printable(path: str) -> str:
     """A path as text: bytes of a file name that are no UTF-8 are spelt out."""
     return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _cell(value: object) -> str:
+    """A value in CSV; csv.writer leaves a carriage return, which file names may have, bare (before 3.13)."""
+    text = str(value)
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
 def _records(path: Path, *, quoted: bool) -> Iterator[str]:

@@ -27,9 +27,20 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         template: its name in `templates/`.
         **values: what the template shows.
     """
-    footer = f"Made by ggam {__version__}. This page is one file and loads nothing from elsewhere."
-    write_atomic(path, _environment().get_template(template).render(footer=footer, **values))
+    write_atomic(path, render_page(template, "This page is one file and loads nothing from elsewhere.", **values))
     return path
+
+
+def render_page(template: str, loads: str, **values: Any) -> str:
+    """A template as text.
+
+    Args:
+        template: its name in `templates/`.
+        loads: a sentence for the footer on what the page loads.
+        **values: what the template shows.
+    """
+    footer = f"Made by ggam {__version__}. {loads}"
+    return _environment().get_template(template).render(footer=footer, **values)
 
 
 def data_uri(image: Image.Image, limit: int = PICTURE_BYTES) -> str:
@@ -71,4 +82,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "interval": interval}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     return environment

@@ -1,10 +1,10 @@
-"""The report of a run directory: `report/index.html`."""
+"""The report of a run directory: `report/index.html`, and its gallery beside it."""
 
 import csv
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +15,18 @@ import yaml
 from markupsafe import Markup
 
 from ggam.data.records import FineGrainedDataset
-from ggam.evaluation.accuracy import Confusion, EvalReport, Prediction
+from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import check_fits, relative_path
+from ggam.evaluation.explanation_report import ExplanationReport
+from ggam.files import write_atomic
 from ggam.methods.base import FineGrainedModel
 from ggam.panels import MAP_TITLES
 from ggam.report.cards import Card, Tile, heat_tile, maps_of, picture_of
 from ggam.report.charts import Series, confusion_chart, line_chart
-from ggam.report.page import data_uri, percent, write_page
+from ggam.report.gallery import LIMIT, Gallery, draw_gallery
+from ggam.report.measures import measures
+from ggam.report.page import data_uri, percent, render_page
+from ggam.report.pairs import confused_pairs
 
 REPORT_FILE = "report/index.html"
 _CHARTS: tuple[tuple[str, bool, dict[str, str]], ...] = (
@@ -37,7 +42,7 @@ _CHARTS: tuple[tuple[str, bool, dict[str, str]], ...] = (
 )
 """Title, whether it is in percent, and the columns of metrics.csv by the name of their line."""
 _PACKAGES = ("ggam", "torch", "torchvision", "timm", "lightning")
-_PAIRS = 6
+_LOADS = "This page and the folder beside it hold everything; nothing is loaded from elsewhere."
 
 
 class ReportError(ValueError):
@@ -53,19 +58,32 @@ class _AccuracyRow:
 
 
 def write_report(
-    run: Path | str, model: FineGrainedModel, dataset: FineGrainedDataset, *, examples: int = 12
+    run: Path | str,
+    model: FineGrainedModel,
+    dataset: FineGrainedDataset,
+    *,
+    explanations: ExplanationReport | None = None,
+    examples: int = 6,
+    workers: int = 0,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write `report/index.html` of a run: curves, accuracy, confusions, heat maps, configuration.
+    """Write `report/` of a run: figures, confusions, heat maps, and a gallery of all test pictures.
+
+    The page and its pictures take at most `ggam.report.gallery.LIMIT` bytes. It costs one pass over the
+    pictures in float32, on the device that the model is on.
 
     Args:
         run: a run directory with `results.json` and `evaluation/`; `metrics.csv` and `config.yaml`
             are shown where they are there.
         model: the model of the selected evaluation, which is explained.
         dataset: the test split with its evaluation transform, as it was evaluated.
-        examples: the most pictures in each gallery, of right and of wrong cases.
+        explanations: what was measured of this model's heat maps, for the tables.
+        examples: the most pictures that stand out, of right and of wrong answers.
+        workers: processes that read pictures for the gallery; 0 reads them here.
+        on_batch: called with the pictures of the gallery done and those in all.
 
     Returns:
-        The page.
+        The page, `report/index.html`.
 
     Raises:
         ReportError: if `results.json` is missing or damaged, or the evaluation is of other pictures.
@@ -74,6 +92,28 @@ def write_report(
     """
     run = Path(run)
     check_fits(model, dataset)
+    values, report = _values(run, model, dataset, examples)
+    values["measures"] = [] if explanations is None else measures(explanations)
+    values["measured"] = explanations
+    gallery = Gallery.of(report)
+    page = run / REPORT_FILE
+
+    def rendered(located: Sequence[int]) -> str:
+        return render_page("run.html", _LOADS, gallery=gallery, data=gallery.data(located), **values)
+
+    # What is not known before the sheets are drawn takes no more than three digits a picture.
+    longest = len(rendered([100] * len(gallery.order)).encode())
+    located = draw_gallery(
+        gallery, page.parent, model, dataset, limit=LIMIT - longest, workers=workers, on_batch=on_batch
+    )
+    write_atomic(page, rendered(located))
+    return page
+
+
+def _values(
+    run: Path, model: FineGrainedModel, dataset: FineGrainedDataset, examples: int
+) -> tuple[dict[str, Any], EvalReport]:
+    """What the page shows beside the gallery, and the selected evaluation."""
     results = _results(run)
     chosen = results["selected"]
     reports = {
@@ -85,31 +125,27 @@ def write_report(
     _check_same(run, report, dataset)
     history = _history(run / "metrics.csv")
     best_epoch = results.get("best", {}).get("epoch")
-    wrong, right = _gallery(report, examples)
-    pairs = report.most_confused(_PAIRS)
-    shown = sorted({*wrong, *right, *(_mistaken(report, pair) for pair in pairs)})
-    maps = maps_of(model, dataset, shown)
-    return write_page(
-        run / REPORT_FILE,
-        "run.html",
-        title=f"{model.config.method} on {dataset.root.resolve().name}",
-        lead=_lead(model, report, history),
-        protocol=_sentence(results.get("protocol", "")),
-        accuracy=_accuracy_rows(results, reports),
-        calibration=_calibration(report),
-        charts=_charts(history, best_epoch),
-        best_epoch=best_epoch,
-        pairs=[_pair_card(report, dataset, maps, pair) for pair in pairs],
-        matrix=confusion_chart(report.confusion, report.class_names),
-        per_class=report.per_class,
-        attention=any("spatial" in found for found in maps.values()),
-        wrong=[_case_card(report, dataset, maps, index) for index in wrong],
-        right=[_case_card(report, dataset, maps, index) for index in right],
-        wrong_count=sum(p.rank > 1 for p in report.predictions),
-        right_count=sum(p.rank == 1 for p in report.predictions),
-        settings=_settings(run / "config.yaml"),
-        versions=[("Python", platform.python_version()), *((name, version(name)) for name in _PACKAGES)],
-    )
+    wrong, right = _standing_out(report, examples)
+    maps = maps_of(model, dataset, sorted({*wrong, *right}))
+    return {
+        "title": f"{model.config.method} on {dataset.root.resolve().name}",
+        "lead": _lead(model, report, history),
+        "protocol": _sentence(results.get("protocol", "")),
+        "accuracy": _accuracy_rows(results, reports),
+        "calibration": _calibration(report),
+        "charts": _charts(history, best_epoch),
+        "best_epoch": best_epoch,
+        "pairs": confused_pairs(model, dataset, report),
+        "matrix": confusion_chart(report.confusion, report.class_names),
+        "per_class": report.per_class,
+        "attention": any("spatial" in found for found in maps.values()),
+        "wrong": [_case_card(report, dataset, maps, index) for index in wrong],
+        "right": [_case_card(report, dataset, maps, index) for index in right],
+        "wrong_count": sum(p.rank > 1 for p in report.predictions),
+        "right_count": sum(p.rank == 1 for p in report.predictions),
+        "settings": _settings(run / "config.yaml"),
+        "versions": [("Python", platform.python_version()), *((name, version(name)) for name in _PACKAGES)],
+    }, report
 
 
 def _results(run: Path) -> dict[str, Any]:
@@ -206,7 +242,7 @@ def _calibration(report: EvalReport) -> str:
     )
 
 
-def _gallery(report: EvalReport, examples: int) -> tuple[list[int], list[int]]:
+def _standing_out(report: EvalReport, examples: int) -> tuple[list[int], list[int]]:
     """Indices of the most confident mistakes, and of right answers drawn at random."""
     predictions = report.predictions
     wrong = [index for index, p in enumerate(predictions) if p.rank > 1]
@@ -214,39 +250,6 @@ def _gallery(report: EvalReport, examples: int) -> tuple[list[int], list[int]]:
     wrong.sort(key=lambda index: -predictions[index].probability)
     drawn = np.random.default_rng(0).permutation(len(right))[:examples]
     return wrong[:examples], sorted(right[position] for position in drawn)
-
-
-def _mistaken(report: EvalReport, pair: Confusion) -> int:
-    """The picture of this confusion of which the model was most convinced."""
-    found = [i for i, p in enumerate(report.predictions) if (p.label, p.predicted) == pair[:2]]
-    return max(found, key=lambda index: report.predictions[index].probability)
-
-
-def _typical(report: EvalReport, label: int) -> int | None:
-    """The picture of a class that the model recognises best."""
-    found = [i for i, p in enumerate(report.predictions) if p.label == label]
-    return max(found, key=lambda index: report.predictions[index].label_probability, default=None)
-
-
-def _pair_card(
-    report: EvalReport,
-    dataset: FineGrainedDataset,
-    maps: Mapping[int, Mapping[str, np.ndarray]],
-    pair: Confusion,
-) -> Card:
-    index = _mistaken(report, pair)
-    name, other = report.class_names[pair.label], report.class_names[pair.predicted]
-    picture = picture_of(dataset, index)
-    tiles = [
-        Tile(data_uri(picture), f"A {name} that was taken for {other}", name),
-        heat_tile(picture, maps[index]["gradcam"], f"why {other}?", f"Its Grad-CAM map for {other}"),
-    ]
-    typical = _typical(report, pair.predicted)
-    if typical is not None:
-        source = data_uri(picture_of(dataset, typical))
-        tiles.append(Tile(source, f"A {other} for comparison", other))
-    times = {1: "once", 2: "twice"}.get(pair.pictures, f"{pair.pictures} times")
-    return Card(f"{name} taken for {other}", times, "wrong", tuple(tiles))
 
 
 def _case_card(

@@ -118,6 +118,13 @@ class Subject:
     cells: Mapping[str, Cell]
     """By row of Table 3."""
 
+    @property
+    def tally(self) -> str:
+        """How many of the networks are right, in words; empty if the true class is not known."""
+        if self.label is None:
+            return ""
+        return f"{sum(bool(cell.right) for cell in self.cells.values())} of {len(self.cells)} right"
+
 
 @dataclass(frozen=True)
 class Figure3:
@@ -298,7 +305,7 @@ def _ask(
     if kind in available_maps(model):
         maps = list(map_kinds(model, explanation, [kind])[kind].float().cpu().numpy())
     return [
-        Cell(class_names[index], probability, None if split is None else index == label, heat)
+        Cell(class_names[int(index)], probability, None if split is None else index == label, heat)
         for index, probability, label, split, heat in zip(
             best.tolist(), sure.tolist(), dataset.labels, splits, maps, strict=True
         )

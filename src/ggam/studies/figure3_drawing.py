@@ -21,15 +21,16 @@ GUIDANCE = ("without guidance", "with guidance")
 
 # In points, 1/72 inch.
 _TILE = 64.0
-_PICTURE = 84.0
+_PICTURE = 88.0
 _GUTTER = 13.0
 _GAP = 4.0
-_BLOCK_GAP = 9.0
+_BLOCK_GAP = 7.0
 _MARGIN = 5.0
 _HEADER = 13.0
-_FOOT = 26.0
+_FOOT = 20.0
 _SIZE = 6.5
 _LINE = 7.8
+_BELOW = 1.5
 _BAR = 5.0
 _MOST_LINES = 3
 _EMPTY = (236, 236, 233)
@@ -37,22 +38,24 @@ _LEFT = _MARGIN + _PICTURE + _GUTTER
 _WIDTH = _LEFT + len(COLUMNS) * (_TILE + _GAP) - _GAP + _MARGIN
 
 
-def draw_figure3(content: Figure3) -> Figure:
-    """Draw the grid, 5.2 inches wide, for `ggam.overlays.render`.
+def draw_figure3(content: Figure3, dpi: int = 300) -> Figure:
+    """Draw the grid, 5.3 inches wide, for `ggam.overlays.render`.
 
     Args:
         content: what `ggam.studies.figure3.gather` found.
+        dpi: pixels per inch of the pictures in it.
     """
     blocks = [_Block.of(subject) for subject in content.subjects]
     height = _MARGIN + _HEADER + sum(block.height + _BLOCK_GAP for block in blocks) + _FOOT
     figure = Figure(figsize=(_WIDTH / 72, height / 72), facecolor="white")
+    figure.suppressComposite = True  # in a PDF each picture stays one of its own
     axes = figure.add_axes((0, 0, 1, 1))
     for number, column in enumerate(COLUMNS):
         _write(axes, column, _column(number) + _TILE / 2, _MARGIN, ha="center", weight="bold")
     _write(axes, "picture", _MARGIN + _PICTURE / 2, _MARGIN, ha="center", weight="bold")
     top = _MARGIN + _HEADER
     for block in blocks:
-        _draw_block(axes, block, top)
+        _draw_block(axes, block, top, dpi)
         top += block.height + _BLOCK_GAP
     _draw_key(axes, content, height - _FOOT)
     # After the pictures, which set limits of their own. One unit is one point, from the top left.
@@ -71,7 +74,18 @@ def tile(subject: Subject, cell: Cell, side: int) -> Image.Image:
     """
     if cell.heat is None:
         return Image.new("RGB", (side, side), _EMPTY)
-    return overlay(subject.crop.resize((side, side), Image.Resampling.LANCZOS), cell.heat)
+    return overlay(scaled(subject.crop, side), cell.heat)
+
+
+def colour_bar(height: int) -> Image.Image:
+    """From no heat to the maximum, as the overlay looks on plain grey; 256 pixels wide."""
+    ramp = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (height, 1))
+    return overlay(Image.new("RGB", (256, height), (128, 128, 128)), ramp)
+
+
+def scaled(picture: Image.Image, side: int) -> Image.Image:
+    """A square picture, `side` pixels high and wide."""
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def verdict(cell: Cell) -> str:
@@ -104,24 +118,29 @@ class _Block(NamedTuple):
         return self.row_height(0) + self.row_height(1)
 
 
-def _draw_block(axes: Axes, block: _Block, top: float) -> None:
+def _draw_block(axes: Axes, block: _Block, top: float, dpi: int) -> None:
     subject = block.subject
-    _show(axes, subject.crop, _MARGIN, top, _PICTURE)
+    _show(axes, scaled(subject.crop, round(_PICTURE * dpi / 72)), _MARGIN, top, _PICTURE)
     _mark(axes, subject, _MARGIN, top, _PICTURE)
-    for number, line in enumerate(block.heading):
-        place = top + _PICTURE + 1.5 + number * _LINE
+    place = top + _PICTURE + _BELOW
+    for line in block.heading:
         _write(axes, line, _MARGIN + _PICTURE / 2, place, ha="center", weight="bold")
+        place += _LINE
+    _write(axes, subject.tally, _MARGIN + _PICTURE / 2, place, ha="center", ink=LIGHT.quiet)
+    side = round(_TILE * dpi / 72)
     for guided, words in enumerate(GUIDANCE):
         _write(axes, words, _LEFT - 4, top + _TILE / 2, ha="right", va="center", rotation=90, ink=LIGHT.quiet)
         for number, (pair, lines) in enumerate(zip(COLUMNS.values(), block.answers[guided], strict=True)):
-            _draw_cell(axes, subject, subject.cells[pair[guided]], lines, _column(number), top)
+            cell, left = subject.cells[pair[guided]], _column(number)
+            _show(axes, tile(subject, cell, side), left, top, _TILE)
+            _draw_notes(axes, subject, cell, lines, left, top)
         top += block.row_height(guided)
 
 
-def _draw_cell(
+def _draw_notes(
     axes: Axes, subject: Subject, cell: Cell, lines: Sequence[str], left: float, top: float
 ) -> None:
-    _show(axes, tile(subject, cell, subject.crop.width), left, top, _TILE)
+    """The marks on a tile, and the answer below it."""
     if cell.heat is None:
         middle = (left + _TILE / 2, top + _TILE / 2)
         _write(axes, "no such map", *middle, ha="center", va="center", ink=LIGHT.quiet)
@@ -131,7 +150,7 @@ def _draw_cell(
             _write(axes, "map is empty", left + 2, top + 1, ink="white", halo="black")
     ink = LIGHT.ink if cell.right is None else RIGHT_INK if cell.right else WRONG_INK
     for number, line in enumerate(lines):
-        _write(axes, line, left, top + _TILE + 1.5 + number * _LINE, ink=ink)
+        _write(axes, line, left, top + _TILE + _BELOW + number * _LINE, ink=ink)
 
 
 def _mark(axes: Axes, subject: Subject, left: float, top: float, side: float) -> None:
@@ -151,11 +170,9 @@ def _mark(axes: Axes, subject: Subject, left: float, top: float, side: float) ->
 
 def _draw_key(axes: Axes, content: Figure3, top: float) -> None:
     """The colour bar, and what the marks mean."""
-    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
-    bar = overlay(Image.new("RGB", (256, 1), (128, 128, 128)), ramp)
     width = 2 * _TILE + _GAP
-    axes.imshow(np.asarray(bar), extent=(_LEFT, _LEFT + width, top + _BAR, top))
-    below = top + _BAR + 2
+    axes.imshow(np.asarray(colour_bar(1)), extent=(_LEFT, _LEFT + width, top + _BAR, top))
+    below = top + _BAR + _BELOW
     _write(axes, "no heat", _LEFT, below, ink=LIGHT.quiet)
     _write(axes, "maximum of the map", _LEFT + width, below, ha="right", ink=LIGHT.quiet)
     marks = []
@@ -166,7 +183,7 @@ def _draw_key(axes: Axes, content: Figure3, top: float) -> None:
     if any(subject.rings for subject in content.subjects):
         marks.append("○ telling part")
     for number, line in enumerate(wrap("   ".join(marks), width, _SIZE) if marks else ()):
-        _write(axes, line, _column(2), top - 1.5 + number * _LINE, ink=LIGHT.quiet)
+        _write(axes, line, _column(2) + _GAP, top - _BELOW + number * _LINE, ink=LIGHT.quiet)
 
 
 def _answer(cell: Cell) -> list[str]:

@@ -7,7 +7,8 @@ let sending = 0;
 const waiting = [];
 const AT_A_TIME = 3, TRIES = 4;
 
-const percent = share => share > 0 && share < 0.001 ? "< 0.1 %" : (100 * share).toFixed(1) + " %";
+const percent = share => share > 0 && share < 0.001 ? "< 0.1 %"
+  : share < 1 && share >= 0.9995 ? "> 99.9 %" : (100 * share).toFixed(1) + " %";
 const megabytes = bytes => (bytes / 2 ** 20).toLocaleString("en", { maximumFractionDigits: 1 }) + " MB";
 const make = (tag, values = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), values);

@@ -1,0 +1,123 @@
+"""The tables of what was measured of a model's heat maps, and in words what they do not show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ggam.evaluation.estimates import CONTROLS, FEWEST, METRICS, Estimate, reading
+from ggam.evaluation.explanation_report import ExplanationReport
+from ggam.panels import MAP_TITLES
+
+_FAITHFULNESS = ("insertion", "deletion", "average_drop", "increase", "road")
+_TITLES = {**MAP_TITLES, "random": "Random cells", "centre": "Centre blob"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean in percent, its interval, and `better` or `worse` than the blob, or `tied`."""
+
+    mean: str
+    spread: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of every kind of map."""
+
+    name: str
+    higher: bool
+    pictures: int
+    cells: tuple[Cell, ...]
+    reading: str
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One table and what is to be said of it."""
+
+    title: str
+    about: str
+    kinds: tuple[str, ...]
+    """The names of its columns; the last ones are the controls."""
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...]
+
+
+def measures(report: ExplanationReport) -> list[Measures]:
+    """The tables of localisation and of faithfulness; without one that has no rows."""
+    kinds = tuple(_TITLES[kind] for kind in report.values)
+    estimates = report.estimates()
+    groups = (
+        (
+            "Where the heat lies",
+            "Against the boxes, parts or masks of the data set.",
+            [metric for metric in estimates if metric not in _FAITHFULNESS],
+        ),
+        (
+            "Whether the answer depends on it",
+            "Pixels are exchanged where the map is hot, and the probability of the class is watched.",
+            [metric for metric in estimates if metric in _FAITHFULNESS],
+        ),
+    )
+    return [
+        Measures(
+            title,
+            about,
+            kinds,
+            tuple(_row(metric, estimates[metric]) for metric in metrics),
+            warnings({metric: estimates[metric] for metric in metrics}),
+        )
+        for title, about, metrics in groups
+        if metrics
+    ]
+
+
+def warnings(estimates: Mapping[str, Mapping[str, Estimate]]) -> tuple[str, ...]:
+    """Plain sentences on the metrics that a map which knows nothing of the picture wins.
+
+    Args:
+        estimates: by metric and kind, of one table.
+    """
+    few = [m for m, kinds in estimates.items() if max(one.pictures for one in kinds.values()) < FEWEST]
+    told = [metric for metric in estimates if metric not in few]
+    centre = [metric for metric in told if not _any_beats_centre(estimates[metric])]
+    chance = [metric for metric in told if _random_wins(metric, estimates[metric])]
+    texts = []
+    if centre:
+        count = f"{len(centre)} of {len(told)} measures" if len(told) > 1 else "the only measure"
+        texts.append(
+            f"On {count} no map of this model beats a blob in the centre of the crop ({_listed(centre)}): "
+            "they say nothing about where it looks."
+        )
+    if chance:
+        texts.append(f"Random cells do at least as well as every map on {_listed(chance)}.")
+    if few:
+        texts.append(f"Fewer than {FEWEST} pictures have {_listed(few)}: too few to tell anything apart.")
+    return tuple(texts)
+
+
+def _any_beats_centre(kinds: Mapping[str, Estimate]) -> bool:
+    return any(one.against_centre == "better" for kind, one in kinds.items() if kind not in CONTROLS)
+
+
+def _random_wins(metric: str, kinds: Mapping[str, Estimate]) -> bool:
+    sign = 1 if METRICS[metric].higher else -1
+    best = max(sign * one.mean for kind, one in kinds.items() if kind not in CONTROLS)
+    return sign * kinds["random"].mean >= best
+
+
+def _listed(metrics: Sequence[str]) -> str:
+    return ", ".join(METRICS[metric].name for metric in metrics)
+
+
+def _row(metric: str, kinds: dict[str, Estimate]) -> Row:
+    name, higher = METRICS[metric]
+    cells = tuple(
+        Cell(
+            f"{100 * one.mean:.1f}",
+            f"{100 * one.low:.1f}–{100 * one.high:.1f}",
+            one.against_centre if kind not in CONTROLS else "",
+        )
+        for kind, one in kinds.items()
+    )
+    return Row(name, higher, max(one.pictures for one in kinds.values()), cells, reading(kinds))
