@@ -33,9 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="What the heat map costs in an exported file.")
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures")
@@ -82,11 +80,10 @@ def onnx_call(path: Path, images: torch.Tensor, threads: int) -> Callable[[], ob
 def show(args: argparse.Namespace, seconds: dict[str, list[float]], sizes: dict[str, int]) -> None:
     """Times as ratios to logits only, medians over the rounds."""
     title = (
-        f"{args.method}, {args.backbone}, batch {args.batch_size} @{args.image_size}, {args.threads} threads"
+        f"Exported files, {args.method}, {args.backbone}, batch {args.batch_size} @{args.image_size}, "
+        f"{args.threads} threads, {args.rounds} rounds"
     )
-    table = Table(
-        "", "time", "fastest ms", "MB", title=f"{title}, {args.rounds} rounds", title_justify="left"
-    )
+    table = Table("", "time", "fastest ms", "MB", title=title, title_justify="left")
     plain = next(iter(seconds.values()))
     for name, times in seconds.items():
         ratio = statistics.median(own / other for own, other in zip(times, plain, strict=True))

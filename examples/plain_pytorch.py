@@ -49,7 +49,9 @@ def main() -> None:
         terms.total.backward()
         optimizer.step()
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        print(f"epoch {epoch + 1}: loss {terms.total:.3f}, guidance {terms.guidance:.4f}, {accuracy:.0%} right")
+        print(
+            f"epoch {epoch + 1}: loss {terms.total:.3f}, guidance {terms.guidance:.4f}, {accuracy:.0%} right"
+        )
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import ggam
 
 
 def main(name: str = "resnet10t") -> None:
-    """Show the whole life of a model on random pictures, without a download."""
+    """Show the whole life of a model on pictures of three colours, without a download."""
     torch.manual_seed(0)
     # pretrained=True, the default, starts from the ImageNet weights that timm publishes.
     model = ggam.create_model(
         name, class_names=["auk", "booby", "crake"], pretrained=False, image_size=64, guidance_weight=1.0
     )
     images, labels = torch.rand(6, 3, 64, 64), torch.tensor([0, 1, 2, 0, 1, 2])
+    images[range(6), labels] += 0.5
 
     # As in the paper, what has pre-trained weights learns ten times more slowly than what is new.
     pretrained = model.pretrained_parameters()
@@ -27,12 +28,13 @@ def main(name: str = "resnet10t") -> None:
     new = [parameter for parameter in model.parameters() if id(parameter) not in known]
     groups = [{"params": new, "lr": 0.02}, {"params": pretrained, "lr": 0.002}]
     optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-4)
-    for step in range(3):
+    for step in range(20):
         loss = model.train().training_loss(images, labels)  # Eq. 6
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-        print(f"step {step + 1}: cross-entropy {loss.classification:.3f}, guidance {loss.guidance:.4f}")
+        if step % 5 == 4:
+            print(f"step {step + 1}: cross-entropy {loss.classification:.3f}, guidance {loss.guidance:.4f}")
 
     explanation = ggam.explain(model, images)  # logits and heat maps, one forward pass
     print(f"{name}: heat maps {tuple(explanation.maps.shape)} of classes {explanation.classes.tolist()}")

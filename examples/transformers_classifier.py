@@ -59,8 +59,8 @@ def main(target: str) -> None:
             **{"num_attention_heads": 4, "intermediate_size": 64, "num_labels": 3},
         )
     )
-    # It reads its class token, so the tokens that still matter are those before the last attention.
-    found = ggam.explain_module(vit, "vit.encoder.layer.1.layernorm_before", images)
+    # It reads its class token, so the tokens that still matter are those in front of the last attention.
+    found = ggam.explain_module(vit, "vit.layers.1.layernorm_before", images)
     print(f"ViT: classes {found.classes.tolist()}, maps {tuple(found.maps.shape)}")
 
 

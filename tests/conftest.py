@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import sys
+from collections.abc import Callable
 
 # Before torch and the hub client are imported: two cores, and no address to ask for weights.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,6 +19,7 @@ from PIL import Image
 # Before torchvision, which it makes importable beside a CPU-only torch.
 importlib.import_module("ggam")
 
+Run = Callable[..., tuple[int, str, str]]
 COLOURS = {"red": (200, 40, 40), "green": (40, 170, 60), "blue": (50, 60, 200)}
 
 
@@ -38,3 +41,20 @@ def write_class_folders(root: Path, *, train: int, test: int, size: int = 40) ->
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of coloured squares: 12 training and 4 test pictures each."""
     return write_class_folders(tmp_path_factory.mktemp("data") / "squares", train=12, test=4)
+
+
+@pytest.fixture
+def ggam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ggam", *map(str, arguments)])
+        code = 0
+        try:
+            importlib.import_module("ggam.cli").main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -1,17 +1,20 @@
 """Model folders: bit-equal logits after a round trip, and nothing half written or half read."""
 
+import hashlib
 import json
 import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ggam import checkpoint, create_model, explain, load_model, save_model
+from ggam import checkpoint, create_model, explain, from_pretrained, load_model, save_model
 from ggam.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
 from ggam.methods.base import FineGrainedModel
 
@@ -158,6 +161,91 @@ def edit(folder: Path, **values: Any) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps({**config, **values}), "utf-8")
 
 
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_changed_tensor_is_refused(tmp_path: Path) -> None:
+    """A file that safetensors reads without complaint, one number in it moved by one bit."""
+    folder = tmp_path / "m"
+    save_model(trained(), folder)
+    config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+    content = bytearray((folder / WEIGHTS_FILE).read_bytes())
+    assert config["sha256"] == hashlib.sha256(content).hexdigest()
+    content[-1] ^= 1
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    load_file(folder / WEIGHTS_FILE)
+    with pytest.raises(
+        CheckpointError, match=r"m/model\.safetensors: damaged, or changed after it was saved"
+    ):
+        load_model(folder)
+    save_model(trained(), folder)
+    load_model(folder)
+
+
+def test_a_folder_from_before_checksums_is_read(tmp_path: Path) -> None:
+    model = trained()
+    save_model(model, tmp_path / "m")
+    file = tmp_path / "m" / CONFIG_FILE
+    config = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({key: value for key, value in config.items() if key != "sha256"}))
+    assert torch.equal(logits(load_model(tmp_path / "m")), logits(model))
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, CONFIG_FILE])
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    save_model(trained(), tmp_path / "m")
+    os.replace(tmp_path / "m" / name, tmp_path / name)
+    (tmp_path / "m" / name).symlink_to(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"m/{name}: a link to outside of the folder"):
+        load_model(tmp_path / "m")
+    (tmp_path / "m" / name).unlink()
+    os.replace(tmp_path / name, tmp_path / "m" / "elsewhere")
+    (tmp_path / "m" / name).symlink_to("elsewhere")
+    (tmp_path / "latest").symlink_to("m")
+    load_model(tmp_path / "latest")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"options": {"weights": "/etc/passwd"}},
+        {"options": {"pretrained": True}},
+        {"backbone": "local-dir:/etc"},
+        {"backbone": "hf-hub:someone/else"},
+        {"backbone": "torchvision/../../evil"},
+    ],
+)
+def test_no_value_is_taken_for_a_place(tmp_path: Path, values: dict[str, Any]) -> None:
+    save_model(trained(), tmp_path / "m")
+    edit(tmp_path / "m", **values)
+    with pytest.raises(CheckpointError, match="damaged model folder") as error:
+        load_model(tmp_path / "m")
+    assert "expected .safetensors" not in str(error.value)
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, "pytorch_model.bin", "model.ckpt"])
+def test_nothing_is_unpickled(tmp_path: Path, name: str) -> None:
+    save_model(trained(), tmp_path / "m")
+    (tmp_path / "m" / WEIGHTS_FILE).unlink()
+    bomb = tmp_path / "m" / name
+    bomb.write_bytes(pickle.dumps(Bomb(tmp_path / "unpickled")))
+    edit(tmp_path / "m", sha256=digest(bomb))
+    with pytest.raises(CheckpointError):
+        load_model(tmp_path / "m")
+    assert not (tmp_path / "unpickled").exists()
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     save_model(trained(), tmp_path / "m")
     edit(tmp_path / "m", format=2, ggam="9.1")
@@ -170,9 +258,9 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        (WEIGHTS_FILE, b"", "damaged model folder"),
-        (WEIGHTS_FILE, b"half a file", "damaged model folder"),
-        (WEIGHTS_FILE, None, "damaged model folder"),
+        (WEIGHTS_FILE, b"", "safetensors: damaged, or changed"),
+        (WEIGHTS_FILE, b"half a file", "safetensors: damaged, or changed"),
+        (WEIGHTS_FILE, None, "safetensors: cannot be read"),
         (CONFIG_FILE, None, "config.json: cannot be read"),
         (CONFIG_FILE, b'{"format": 1, ', "config.json: cannot be read"),
         (CONFIG_FILE, b"\xff\xfe", "config.json: cannot be read"),
@@ -204,6 +292,9 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_model(trained(), tmp_path / "m")
     save_model(trained(method="baseline"), tmp_path / "other")
     os.replace(tmp_path / "other" / WEIGHTS_FILE, tmp_path / "m" / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match=r"not the weights that config\.json was written for"):
+        load_model(tmp_path / "m")
+    edit(tmp_path / "m", sha256=digest(tmp_path / "m" / WEIGHTS_FILE))
     with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit config\.json: .*Missing key"):
         load_model(tmp_path / "m")
 
@@ -214,26 +305,51 @@ def test_a_missing_folder_is_no_hub_id(source: str | Path) -> None:
         load_model(source)
 
 
+def test_naming_a_hub_model_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a mistyped folder, `runs/mine`, would."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    message = (
+        r'runs/mine: no such folder, nor a model .* downloaded before.*ggam\.from_pretrained\("runs/mine"\)'
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_model("runs/mine")
+
+
 def test_a_hub_id_without_network_fails_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        CheckpointError, match="someone/birds: no such folder, nor to be had from the Hugging"
-    ):
-        load_model("someone/birds")
+    message = "someone/birds: no such folder, nor to be had from the Hugging"
+    with pytest.raises(CheckpointError, match=message) as error:
+        from_pretrained("someone/birds")
+    assert "\n" not in str(error.value)
 
 
-def test_a_downloaded_hub_model_needs_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", [load_model, from_pretrained])
+def test_a_downloaded_hub_model_needs_no_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load: Callable[[str], FineGrainedModel]
+) -> None:
+    """In the cache the files of a revision are links to where all revisions keep them."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--someone--birds"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs/main").write_text("abc")
     model = trained()
     save_model(model, folder / "snapshots/abc")
-    monkeypatch.setattr(checkpoint, "snapshot_download", cached_in(tmp_path))
-    assert torch.equal(logits(load_model("someone/birds")), logits(model))
+    (folder / "blobs").mkdir()
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        os.replace(folder / "snapshots/abc" / name, folder / "blobs" / name)
+        (folder / "snapshots/abc" / name).symlink_to(Path("../../blobs", name))
+    assert torch.equal(logits(load("someone/birds")), logits(model))
 
 
-def cached_in(cache: Path) -> Any:
-    """The hub's own download, with its cache in another folder (it is fixed when the hub is imported)."""
-    return lambda *args, **options: snapshot_download(*args, cache_dir=cache, **options)
+def test_a_folder_is_as_good_as_a_hub_id(tmp_path: Path) -> None:
+    model = trained()
+    save_model(model, tmp_path / "m")
+    assert torch.equal(logits(from_pretrained(tmp_path / "m")), logits(model))
+    with pytest.raises(CheckpointError, match=r"m: a folder; a revision \('v1'\) is for models on the hub"):
+        from_pretrained(tmp_path / "m", revision="v1")
+    with pytest.raises(CheckpointError, match="absent: no such folder; expected a folder that holds"):
+        from_pretrained("absent")

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,11 @@ import yaml
 from cyclopts import App
 from PIL import Image
 
+from conftest import Run
 from ggam import cli
 from ggam.data.layouts import detect_layout
 from ggam.data.synthetic import synthesize
 
-Run = Callable[..., tuple[int, str, str]]
 FLAGS = (
     "--backbone test_resnet --no-pretrained --image-size 32 --epochs 2 --batch-size 6 --lr 0.05 "
     "--backbone-lr 0.02 --workers 0 --accelerator cpu --precision fp32"
@@ -30,23 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
 ]
-
-
-@pytest.fixture
-def ggam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ggam", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

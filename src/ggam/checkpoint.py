@@ -120,7 +120,7 @@ def from_pretrained(
     if directory is None:
         try:
             directory = _snapshot(str(source), revision, download=reachable(constants.ENDPOINT))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # those of the hub's HTTP client have no common base
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"{source}: no such folder, nor to be had from the Hugging Face hub ({reason}); {_EXPECTED}, "

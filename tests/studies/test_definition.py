@@ -33,9 +33,8 @@ def test_figure_4_sweeps_the_weight_and_shares_its_ends() -> None:
     for name, options in weights.items():
         strength = options.guidance_weight if options.guidance else 0
         assert strength == study.axis[name]
-    shared = {row.name: row.options for row in table3().rows}
-    assert study.row("1").options == shared["SCG"]
-    assert study.row(ATTENTION).options == shared[ATTENTION]
+    for mine, theirs in (("1", "SCG"), (ATTENTION, ATTENTION), (PLAIN, PLAIN)):
+        assert combine({}, study.row(mine), 0) == combine({}, table3().row(theirs), 0)
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
@@ -60,3 +59,11 @@ def test_table_2_holds_each_method_against_the_plain_network_on_its_backbone() -
         ("ggam", "vgg19", ("baseline vgg19",)),
     ]
     assert {row.options["method"] for row in table2().rows} == set(METHODS)
+
+
+def test_the_guidance_study_says_what_it_compares_whatever_the_preset() -> None:
+    paper = {"preset": "paper"}
+    targets = {row.name: combine(paper, row, 0).ggam.target for row in STUDIES["guidance"]().rows[2:]}
+    assert targets["standardized"] == targets["label"] == "standardized"
+    assert targets["sigmoid"] == "sigmoid"
+    assert targets["uniform"] == "uniform"

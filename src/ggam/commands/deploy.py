@@ -137,8 +137,8 @@ def _test_pictures(run: Path, transform: ImageTransform) -> Tensor | None:
         config = RunConfig.read(run)
         seed, layout = config.recipe.machine.seed, config.recipe.data.layout
         test = load_dataset(config.data, split="test", layout=layout, seed=seed).with_transform(transform)
-        step = max(1, len(test) // _COMPARED)
-        pictures = [test[index][0] for index in range(0, len(test), step)[:_COMPARED]]
+        spread = torch.linspace(0, len(test) - 1, min(_COMPARED, len(test))).int().tolist()
+        pictures = [test[index][0] for index in spread]
     except (RunError, DataError):
         return None
     return torch.stack(pictures) if len(pictures) > 1 else None

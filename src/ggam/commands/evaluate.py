@@ -16,8 +16,9 @@ from ggam.evaluation.explanation_report import TABLE_FILE, ExplanationReport, re
 from ggam.evaluation.explanations import evaluate_explanations, planned
 from ggam.overlays import PanelFormat
 from ggam.panels import PanelOptions, explain_files
+from ggam.report import write_report
 from ggam.training.recipe import Precision, resolve_precision
-from ggam.training.run import RunError
+from ggam.training.run import RESULTS, RunError
 
 
 def evaluate(
@@ -81,6 +82,10 @@ def evaluate(
         report.write(target)
         _print_explanations(report)
         CONSOLE.print(f"with intervals, for each picture, and the maps: {target / TABLE_FILE}")
+        if config is not None and data.resolve() == config.data.resolve() and (run / RESULTS).is_file():
+            with progress("drawing the gallery") as step:
+                page = write_report(run, model, test, explanations=report, workers=workers, on_batch=step)
+            CONSOLE.print(f"the run's report has the tables now: {page}")
 
 
 def _print_explanations(report: ExplanationReport) -> None:

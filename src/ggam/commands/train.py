@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ggam.commands.console import CONSOLE, Switch, quiet_lightning
+from ggam.commands.console import CONSOLE, Switch, progress, quiet_lightning
 from ggam.commands.runs import evaluator, open_run, results_table
 from ggam.commands.share import say_card
 from ggam.data.layouts import load_dataset
@@ -81,7 +81,9 @@ def train(
     test = load_dataset(
         used.data, split="test", layout=used.recipe.data.layout, seed=used.recipe.machine.seed
     ).with_transform(trained.config.transform())
-    page = write_report(out, trained.to(default_device(machine.accelerator)), test)
+    trained.to(default_device(machine.accelerator))
+    with progress("drawing the gallery") as step:
+        page = write_report(out, trained, test, workers=used.recipe.data.workers, on_batch=step)
     card = write_run_card(out, trained, test)
     CONSOLE.print(results_table(results))
     CONSOLE.print(f"{results['protocol']}\nreport: {page}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,15 @@ FORMS = ((1.0, 80), (1.0, 65), (1.0, 50), (1.0, 35), (0.75, 35), (0.5, 35), (0.5
 """Scale and WebP quality of a sheet, the best first; the last fits whatever the pictures are."""
 _SIDES = ((2500, 144), (MOST, 112))
 """Up to how many pictures a tile has how many pixels along each side."""
+
+
+class Seen(NamedTuple):
+    """What is known of a picture once it is explained."""
+
+    located: int
+    """The share of the heat on the object in percent; -1 where nothing is known of the object."""
+    empty: int
+    """Which maps have no heat: 1 for that of the prediction, plus 2 for that of its own class."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +118,19 @@ class Gallery:
         """Height and width of a tile, in pixels."""
         return next(side for most, side in _SIDES if len(self.order) <= most)
 
-    def data(self, located: Sequence[int]) -> dict[str, Any]:
+    def data(self, seen: Sequence[Seen]) -> dict[str, Any]:
         """What the page's script needs.
 
         Args:
-            located: the heat on the object of each picture in percent, in `order`; -1 where unknown.
+            seen: what `draw_gallery` saw of each picture, in `order`.
         """
-        scores = iter(located)
+        facts = iter(seen)
         return {
             "classes": self.class_names,
             "columns": COLUMNS,
             "sheets": [[sheet.file, sheet.rows] for sheet in self.sheets],
             "shots": [
-                [sheet.number, shot.start, *_facts(shot.prediction), next(scores)]
+                [sheet.number, shot.start, *_facts(shot.prediction), *next(facts)]
                 for sheet in self.sheets
                 for shot in sheet.shots
             ],
@@ -138,7 +147,7 @@ def draw_gallery(
     batch_size: int = 32,
     workers: int = 0,
     on_batch: Callable[[int, int], None] | None = None,
-) -> list[int]:
+) -> list[Seen]:
     """Explain the pictures in one pass and write the sheets, which replace all that were there.
 
     Args:
@@ -152,33 +161,33 @@ def draw_gallery(
         on_batch: called with the pictures done and the pictures in all.
 
     Returns:
-        The heat on the object of each picture in percent, in the gallery's order; -1 where nothing is known
-        of the object.
+        What was seen of each picture, in the gallery's order.
 
     Raises:
         DataError: if a picture or a mask cannot be read.
     """
     shots = [shot for sheet in gallery.sheets for shot in sheet.shots]
     tiles = _tiles(shots, model, dataset.subset(gallery.order), gallery.side, batch_size, workers)
-    located: list[int] = []
+    seen: list[Seen] = []
     written: set[Path] = set()
     left, rows, best = limit, sum(sheet.rows for sheet in gallery.sheets), 0
     for sheet in gallery.sheets:
         canvas = Image.new("RGB", (COLUMNS * gallery.side, sheet.rows * gallery.side))
         for shot in sheet.shots:
-            share, *pictures = next(tiles)
-            located.append(share)
+            found, pictures = next(tiles)
+            seen.append(found)
             for place, tile in enumerate(pictures, start=shot.start):
-                canvas.paste(tile, tuple(gallery.side * x for x in divmod(place, COLUMNS)[::-1]))
+                row, column = divmod(place, COLUMNS)
+                canvas.paste(tile, (column * gallery.side, row * gallery.side))
             if on_batch is not None:
-                on_batch(len(located), len(shots))
+                on_batch(len(seen), len(shots))
         content, best = compressed(canvas, left * sheet.rows // rows, max(0, best - 1))
         left, rows = left - len(content), rows - sheet.rows
         written.add(folder / sheet.file)
         write_atomic(folder / sheet.file, content)
     for stale in set((folder / FOLDER).glob("*.webp")) - written:
         stale.unlink()
-    return located
+    return seen
 
 
 def compressed(sheet: Image.Image, limit: int, best: int = 0) -> tuple[bytes, int]:
@@ -221,8 +230,8 @@ def _tiles(
     side: int,
     batch_size: int,
     workers: int,
-) -> Iterator[tuple[int, *tuple[Image.Image, ...]]]:
-    """The heat on the object of each picture, and its tiles."""
+) -> Iterator[tuple[Seen, list[Image.Image]]]:
+    """What is seen of each picture, and its tiles."""
     assert dataset.transform is not None
     device = next(model.parameters()).device
     known = any(sample.box or sample.mask for sample in dataset.samples)
@@ -231,15 +240,17 @@ def _tiles(
         images = images.to(device, memory_format=torch.channels_last)
         some = shots[done : done + len(images)]
         classes = torch.tensor([(shot.prediction.predicted, shot.prediction.label) for shot in some])
-        maps = explain(model, images, classes).maps.float().cpu()
+        explanation = explain(model, images, classes)
+        maps = explanation.maps.float().cpu()
+        empty = (explanation.empty.cpu() * torch.tensor([1, 2])).sum(dim=1).tolist()
         shares = [-1] * len(some)
         if known:
             targets = Targets.of(dataset, range(done, done + len(some)))
             shares = _percentages(heat_share(resample(maps[:, 0], GRID), targets.coverage))
         done += len(some)
         pictures = thumbnails(images, dataset.transform, side)
-        for shot, share, picture, heat in zip(some, shares, pictures, maps.numpy(), strict=True):
-            yield share, picture, *(overlay(picture, one) for one in heat[: 1 + shot.mistaken])
+        for shot, picture, heat, *facts in zip(some, pictures, maps.numpy(), shares, empty, strict=True):
+            yield Seen(*facts), [picture, *(overlay(picture, one) for one in heat[: 1 + shot.mistaken])]
 
 
 def _percentages(shares: Tensor) -> list[int]:

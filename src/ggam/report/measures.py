@@ -29,6 +29,7 @@ class Row:
     pictures: int
     cells: tuple[Cell, ...]
     reading: str
+    """What it says in words, where that is nothing; else empty."""
 
 
 @dataclass(frozen=True)
@@ -120,4 +121,11 @@ def _row(metric: str, kinds: dict[str, Estimate]) -> Row:
         )
         for kind, one in kinds.items()
     )
-    return Row(name, higher, max(one.pictures for one in kinds.values()), cells, reading(kinds))
+    said = "" if _any_beats_centre(kinds) else reading(kinds)
+    return Row(name, higher, max(one.pictures for one in kinds.values()), cells, said)
+
+
+def forgetting(report: ExplanationReport) -> list[list[str]]:
+    """The table of the randomisation check, its header first; empty where nothing was perturbed."""
+    rows = report.forgetting()
+    return [["Shuffled weights", *(_TITLES[kind] for kind in rows[0][1:])], *rows[1:]] if rows else []

@@ -27,7 +27,9 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         template: its name in `templates/`.
         **values: what the template shows.
     """
-    write_atomic(path, render_page(template, "This page is one file and loads nothing from elsewhere.", **values))
+    write_atomic(
+        path, render_page(template, "This page is one file and loads nothing from elsewhere.", **values)
+    )
     return path
 
 

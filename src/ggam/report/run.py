@@ -23,8 +23,8 @@ from ggam.methods.base import FineGrainedModel
 from ggam.panels import MAP_TITLES
 from ggam.report.cards import Card, Tile, heat_tile, maps_of, picture_of
 from ggam.report.charts import Series, confusion_chart, line_chart
-from ggam.report.gallery import LIMIT, Gallery, draw_gallery
-from ggam.report.measures import measures
+from ggam.report.gallery import LIMIT, Gallery, Seen, draw_gallery
+from ggam.report.measures import forgetting, measures
 from ggam.report.page import data_uri, percent, render_page
 from ggam.report.pairs import confused_pairs
 
@@ -94,19 +94,20 @@ def write_report(
     check_fits(model, dataset)
     values, report = _values(run, model, dataset, examples)
     values["measures"] = [] if explanations is None else measures(explanations)
+    values["forgetting"] = [] if explanations is None else forgetting(explanations)
     values["measured"] = explanations
     gallery = Gallery.of(report)
     page = run / REPORT_FILE
 
-    def rendered(located: Sequence[int]) -> str:
-        return render_page("run.html", _LOADS, gallery=gallery, data=gallery.data(located), **values)
+    def rendered(seen: Sequence[Seen]) -> str:
+        return render_page("run.html", _LOADS, gallery=gallery, data=gallery.data(seen), **values)
 
-    # What is not known before the sheets are drawn takes no more than three digits a picture.
-    longest = len(rendered([100] * len(gallery.order)).encode())
-    located = draw_gallery(
+    # What the drawing finds out is not known yet; it takes no more bytes than this.
+    longest = len(rendered([Seen(100, 0)] * len(gallery.order)).encode())
+    seen = draw_gallery(
         gallery, page.parent, model, dataset, limit=LIMIT - longest, workers=workers, on_batch=on_batch
     )
-    write_atomic(page, rendered(located))
+    write_atomic(page, rendered(seen))
     return page
 
 

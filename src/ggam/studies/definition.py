@@ -48,15 +48,15 @@ _GGAM = {"method": "ggam"}
 _UNGUIDED = Row(ATTENTION, "attention without guidance", {**_GGAM, "guidance": False}, references=(PLAIN,))
 
 
-def table2(methods: Sequence[str] = tuple(METHODS), backbones: Sequence[str] = ()) -> Study:
+def table2(methods: Sequence[str] = (), backbones: Sequence[str] = ()) -> Study:
     """Table 2: every method on every backbone, each against the plain network on the same backbone.
 
     Args:
-        methods: keys of `METHODS`; the plain network is always among the rows.
+        methods: keys of `METHODS`, none for all; the plain network is always among the rows.
         backbones: names as `create_model` takes them; none leaves the recipe's.
     """
     rows = []
-    for backbone, method in product(backbones or (None,), dict.fromkeys([PLAIN, *methods])):
+    for backbone, method in product(backbones or (None,), dict.fromkeys([PLAIN, *(methods or METHODS)])):
         options = {"method": method} | ({"backbone": backbone} if backbone else {})
         suffix = f" {backbone}" if backbone else ""
         references = () if method == PLAIN else (f"{PLAIN}{suffix}",)
@@ -98,7 +98,8 @@ def table3() -> Study:
 def figure4() -> Study:
     """Figure 4: λ of Eq. (6) from 1 to 9, and 0, which is attention without guidance."""
     weights = [
-        Row(str(weight), f"λ = {weight}", _weighted(weight), (PLAIN, ATTENTION)) for weight in range(1, 10)
+        Row(str(weight), f"λ = {weight}", {**_GGAM, "guidance_weight": float(weight)}, (PLAIN, ATTENTION))
+        for weight in range(1, 10)
     ]
     axis = {ATTENTION: 0.0} | {row.name: float(row.name) for row in weights}
     return Study(
@@ -116,21 +117,22 @@ def guidance() -> Study:
 
     The control is `uniform`, a target without any information.
     """
+    start = {"target": "standardized", "classes": "predicted", "gradient_at": "features"}
     variants: dict[str, tuple[str, dict[str, Any]]] = {
         "standardized": ("target: standardized sigmoid", {}),
         "uniform": ("target: uniform (control)", {"target": "uniform"}),
         "sigmoid": ("target: sigmoid, normalised", {"target": "sigmoid"}),
         "softmax": ("target: softmax", {"target": "softmax"}),
         "label": ("Grad-CAM of the label's class", {"classes": "label"}),
+        "attended": ("Grad-CAM at D", {"gradient_at": "attended"}),
         "both": ("S and T guided", {"guided": "both"}),
         "detached": ("gradient into the attention only", {"guidance_reaches": "attention"}),
-        "attended": ("Grad-CAM at D", {"gradient_at": "attended"}),
     }
     rows = [
         Row(
             name,
             label,
-            _GGAM | options,
+            _GGAM | start | options,
             (PLAIN, ATTENTION) if name == "uniform" else (PLAIN, ATTENTION, "uniform"),
         )
         for name, (label, options) in variants.items()
@@ -141,11 +143,6 @@ def guidance() -> Study:
         (_PLAIN, _UNGUIDED, *rows),
         "Is it Grad-CAM's information that helps, or would any smoothing of S do as well?",
     )
-
-
-def _weighted(weight: int) -> dict[str, Any]:
-    """λ = 1 is the default, and spelled like it, so that studies share the runs."""
-    return _GGAM if weight == 1 else {**_GGAM, "guidance_weight": float(weight)}
 
 
 _TITLES = {"baseline": "plain network", "senet": "SENet", "cbam": "CBAM", "ggam": "GGAM"}

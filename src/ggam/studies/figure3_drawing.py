@@ -155,8 +155,8 @@ def _draw_notes(
 
 def _mark(axes: Axes, subject: Subject, left: float, top: float, side: float) -> None:
     """The box and the telling parts, light with a dark rim so that they show on anything."""
-    rim = [withStroke(linewidth=1.3, foreground="#101418")]
-    style = {"fill": False, "edgecolor": "white", "linewidth": 0.6, "path_effects": rim}
+    rim = [withStroke(linewidth=1.0, foreground="#101418")]
+    style = {"fill": False, "edgecolor": "white", "linewidth": 0.45, "path_effects": rim}
     if subject.box is not None:
         x0, y0, x1, y1 = subject.box
         corner = (left + x0 * side, top + y0 * side)
@@ -175,14 +175,13 @@ def _draw_key(axes: Axes, content: Figure3, top: float) -> None:
     below = top + _BAR + _BELOW
     _write(axes, "no heat", _LEFT, below, ink=LIGHT.quiet)
     _write(axes, "maximum of the map", _LEFT + width, below, ha="right", ink=LIGHT.quiet)
-    marks = []
+    key = []
     if any(subject.label is not None for subject in content.subjects):
-        marks.append(f"{RIGHT} right   {WRONG} wrong")
+        key.append(f"{RIGHT} right   {WRONG} wrong")
     if any(subject.box is not None for subject in content.subjects):
-        marks.append("□ object")
-    if any(subject.rings for subject in content.subjects):
-        marks.append("○ telling part")
-    for number, line in enumerate(wrap("   ".join(marks), width, _SIZE) if marks else ()):
+        rings = any(subject.rings for subject in content.subjects)
+        key.append("□ object   ○ telling part" if rings else "□ object")
+    for number, line in enumerate(key):
         _write(axes, line, _column(2) + _GAP, top - _BELOW + number * _LINE, ink=LIGHT.quiet)
 
 

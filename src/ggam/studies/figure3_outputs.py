@@ -31,10 +31,10 @@ _KIND_NOTES = {
     "channel": "It is the same for all classes. Networks without channel attention have no such map.",
 }
 _CLAIM = (
-    "The paper (arXiv 2101.09666) shows such a grid as its Figure 3, and claims that such maps show its method "
-    "to be superior; it gives no number for it. Neither does this figure: a few pictures and one seed prove "
-    "nothing either way. Where the heat lies is measured over all test pictures by ggam study table3, if boxes "
-    "or parts are known, and by ggam evaluate --explanations."
+    "The paper (arXiv 2101.09666) shows such a grid as its Figure 3, and claims that such maps show its "
+    "method to be superior; it gives no number for it. Neither does this figure: a few pictures and one "
+    "seed prove nothing either way. Where the heat lies is measured over all test pictures by ggam study "
+    "table3, if boxes or parts are known, and by ggam evaluate --explanations."
 )
 _SIDE = 208
 """Height and width of a tile on the page, in pixels."""
@@ -156,7 +156,8 @@ def peak_place(cell: Cell) -> str:
         return "the map is empty"
     height, width = cell.heat.shape
     row, column = divmod(int(cell.heat.argmax()), width)
-    return f"highest {_PLACES[3 * row // height][3 * column // width]}"
+    down, across = int(3 * (row + 0.5) / height), int(3 * (column + 0.5) / width)
+    return f"highest {_PLACES[down][across]}"
 
 
 def network_name(row: str) -> str:

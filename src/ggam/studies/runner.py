@@ -80,7 +80,8 @@ def plan(study: Study, options: Mapping[str, Any], seeds: int) -> list[PlannedRu
 def combine(options: Mapping[str, Any], row: Row, seed: int) -> Recipe:
     """The study's options with what a row changes; options of other methods fall away."""
     values = {**options, **row.options, "seed": seed}
-    own = {option.name for option in fields(METHODS[values["method"]].Options)}
+    method = METHODS.get(values["method"])  # an unknown one is refused by the recipe
+    own = {option.name for option in fields(method.Options)} if method else set()
     others = {option.name for method in METHODS.values() for option in fields(method.Options)} - own
     return Recipe.from_flat({name: value for name, value in values.items() if name not in others})
 

@@ -1,6 +1,6 @@
 const store = JSON.parse(document.getElementById("gallery-data").textContent);
-const shots = store.shots.map(([sheet, start, label, said, sure, own, name, located]) =>
-  ({ sheet, start, label, said, sure, own, name, located, right: label === said }));
+const shots = store.shots.map(([sheet, start, label, said, sure, own, name, located, empty]) =>
+  ({ sheet, start, label, said, sure, own, name, located, empty, right: label === said }));
 const form = document.querySelector(".filters"), list = document.getElementById("shots");
 const more = document.getElementById("more"), count = document.getElementById("count");
 const PAGE = 36;
@@ -16,7 +16,7 @@ const ORDERS = {
 let found = [], shown = 0;
 
 const make = (tag, parent, properties = {}) => parent.appendChild(Object.assign(document.createElement(tag), properties));
-const share = thousandths => `${(thousandths / 10).toFixed(1)} %`;
+const share = thousandths => `${(thousandths / 10).toFixed(1)}\u00a0%`;
 
 // A sheet is fetched when the first of its tiles comes near the screen.
 const near = new IntersectionObserver(entries => {
@@ -46,13 +46,14 @@ function addShot(shot) {
   const item = make("li", list, { className: shot.right ? "shot" : "shot wrong" });
   const strip = make("div", item, { className: "strip" });
   addTile(strip, shot, 0, "picture", `Test picture ${shot.name} of ${name}`);
-  addTile(strip, shot, 1, shot.right ? "Grad-CAM" : `for ${said}`, `Its Grad-CAM map for ${said}`);
-  if (!shot.right) addTile(strip, shot, 2, `for ${name}`, `Its Grad-CAM map for ${name}`);
+  const bare = bit => shot.empty & bit ? " (empty)" : "";
+  addTile(strip, shot, 1, (shot.right ? "Grad-CAM" : "for the answer") + bare(1), `Its Grad-CAM map for ${said}${bare(1)}`);
+  if (!shot.right) addTile(strip, shot, 2, `for its class${bare(2)}`, `Its Grad-CAM map for ${name}${bare(2)}`);
   const text = make("p", item, { textContent: name });
   const verdict = make("span", text, { className: shot.right ? "says right" : "says wrong" });
   verdict.textContent = shot.right ? ` ✓ ${share(shot.sure)}` : ` → ${said} ${share(shot.sure)}`;
   const notes = shot.right ? [] : [`${name} got ${share(shot.own)}`];
-  if (shot.located >= 0) notes.push(`${shot.located} % of the heat on the object`);
+  if (shot.located >= 0) notes.push(`${shot.located}\u00a0% of the heat on the object`);
   notes.push(shot.name);
   make("small", text, { textContent: notes.join(" · ") });
 }
