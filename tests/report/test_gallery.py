@@ -34,7 +34,7 @@ from ggam.report.gallery import (
 )
 
 CUB_TEST = 5794
-PAGE = 3_500_000
+PAGE = 5_000_000
 """More than a page with a row of data for each of 12,000 pictures takes, see test_run."""
 
 
@@ -163,7 +163,7 @@ def test_thumbnails_are_what_the_model_saw() -> None:
     transform = module.ImageTransform(4, (0.5,) * 3, (0.25,) * 3)
     board = torch.tensor([[-2.0, 2.0], [2.0, -2.0]]).repeat(2, 2).expand(1, 3, 4, 4)
     (small,) = thumbnails(board, transform, 1)
-    assert small.getpixel((0, 0)) == (128, 128, 128)
+    assert small.getpixel((0, 0)) in ((127,) * 3, (128,) * 3)
     (same,) = thumbnails(board, transform, 4)
     assert same.getpixel((0, 0)) == (0, 0, 0) and same.getpixel((1, 0)) == (255, 255, 255)
 
@@ -204,7 +204,7 @@ def test_cub_fits_without_losing_resolution() -> None:
     )
     tiles = COLUMNS * sum(sheet.rows for sheet in gallery.sheets)
     assert gallery.side == 112 and len(gallery.order) == CUB_TEST
-    assert (LIMIT - PAGE) / tiles > 1_150
+    assert (LIMIT - PAGE / 2) / tiles > 1_200
 
 
 def test_a_tight_limit_is_kept(

@@ -11,8 +11,11 @@ import pytest
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport, EvaluationError
 from ggam.evaluation.evaluate import evaluate
+from ggam.evaluation.explanations import evaluate_explanations
 from ggam.methods.base import FineGrainedModel
 from ggam.report import ReportError, write_report
+from ggam.report.gallery import MOST
+from ggam.report.pairs import MOST_PAIRS, MOST_PICTURES
 
 
 class Page(HTMLParser):
@@ -60,7 +63,7 @@ def run(tmp_path: Path, models: dict[str, FineGrainedModel], annotated: FineGrai
     return tmp_path
 
 
-def test_a_page_of_one_file(
+def test_a_page_that_needs_nothing_but_its_folder(
     run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     path = write_report(run, models["ggam"], annotated)
@@ -68,8 +71,9 @@ def test_a_page_of_one_file(
     text = path.read_text("utf-8")
     page = Page(text)
     assert page.open == []
-    assert page.addresses and all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
-    assert "http" not in text and "url(" not in text and "@import" not in text
+    beside = {address for address in page.addresses if not address.startswith("data:image/jpeg;base64,")}
+    assert beside == {f"gallery/{file.name}" for file in (run / "report" / "gallery").iterdir()}
+    assert "http" not in text and "@import" not in text
     assert all(picture["alt"] for picture in page.pictures)
     assert max(len(address) for address in page.addresses) < 28_000
 
@@ -85,6 +89,7 @@ def test_what_the_page_says(
     assert "Trained for 3 epochs in 2 minutes." in text
     wrong = sum(prediction.rank > 1 for prediction in report.predictions)
     assert f"{wrong} of {wrong}" in text
+    assert "What its heat maps are worth" not in text
     pair = report.most_confused(1)[0]
     names = [name.replace("<", "&lt;").replace(">", "&gt;") for name in report.class_names]
     assert f"{names[pair.label]} taken for {names[pair.predicted]}" in text
@@ -98,8 +103,63 @@ def test_few_examples_if_few_are_wanted(
     run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     text = write_report(run, models["ggam"], annotated, examples=1).read_text("utf-8")
-    gallery = text[text.index("Where it looks") :]
-    assert len(re.findall(r"<article", gallery)) == 2
+    shown = text[text.index("Where it looks") :]
+    assert len(re.findall(r"<article", shown)) == 2
+
+
+def test_the_tables_of_measured_heat_maps(
+    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+) -> None:
+    explanations = evaluate_explanations(models["ggam"], annotated, perturbed=2)
+    text = write_report(run, models["ggam"], annotated, explanations=explanations).read_text("utf-8")
+    assert Page(text).open == []
+    section = text[text.index("What its heat maps are worth") : text.index("What it confuses")]
+    assert section.count("<table") == 3
+    assert "Centre blob" in section and "Random cells" in section
+    mean = explanations.estimates()["energy"]["gradcam"].mean
+    assert f'<b class="tied">{100 * mean:.1f}</b>' in section
+    assert "Fewer than 10 pictures have" in section
+
+
+def test_the_data_of_the_gallery_is_no_markup(
+    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+) -> None:
+    text = write_report(run, models["ggam"], annotated).read_text("utf-8")
+    found = re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)
+    assert found and "<" not in found[1]
+    data = json.loads(found[1])
+    assert data["classes"] == list(annotated.class_names)
+    assert sorted(shot[6] for shot in data["shots"]) == [f"{index}.png" for index in range(9)]
+
+
+def test_the_page_and_its_folder_stay_within_the_limit(
+    run: Path,
+    models: dict[str, FineGrainedModel],
+    annotated: FineGrainedDataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the limit leaves beside the page is all that the sheets get."""
+    page = write_report(run, models["ggam"], annotated)
+    for room in (60_000, 15_000):
+        limit = page.stat().st_size + room
+        monkeypatch.setattr("ggam.report.run.LIMIT", limit)
+        write_report(run, models["ggam"], annotated)
+        size = sum(file.stat().st_size for file in page.parent.rglob("*") if file.is_file())
+        assert page.stat().st_size < size <= limit + 60  # fewer digits than the longest may be known
+
+
+def test_a_page_of_as_many_pictures_as_there_may_be_leaves_room_for_them(
+    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+) -> None:
+    """Its rows of data and lists of mistakes, with long names, and every answer wrong."""
+    text = write_report(run, models["ggam"], annotated).read_text("utf-8")
+    name = "Black_footed_Albatross_0046_18.jpg"
+    shot = [199, 90, 199, 198, 1000, 1000, name, 100, 3]
+    row = len(json.dumps(shot, separators=(",", ":"))) + 1
+    mistake = 2 * len("Black footed Albatross 100.0 %, ")  # in the alternative text, and below it
+    tiles = MOST_PAIRS * (2 + 4 * MOST_PICTURES) + 12 * 3
+    pictures = tiles * 14_000  # twice what a photograph takes at this size
+    assert len(text) + MOST * (row + mistake) + pictures < 5_000_000
 
 
 def test_only_the_last_epoch_and_no_curves(

@@ -22,19 +22,9 @@ from ggam.data.synthetic import synthesize
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import evaluate
 from ggam.studies.definition import table3
-from ggam.studies.figure3 import (
-    COLUMNS,
-    MOST_PICTURES,
-    ROWS,
-    Cell,
-    Figure3,
-    Figure3Error,
-    Networks,
-    Subject,
-    disagreements,
-    gather,
-)
+from ggam.studies.figure3 import MOST_PICTURES, Cell, Figure3, Subject, disagreements, gather
 from ggam.studies.figure3_drawing import draw_figure3, tile
+from ggam.studies.figure3_networks import COLUMNS, ROWS, Figure3Error, Networks
 from ggam.studies.figure3_outputs import caption, peak_place, raw_maps, write_figure3
 from ggam.studies.outputs import write_study
 from ggam.studies.page import Setup
@@ -285,6 +275,9 @@ def test_the_grid(content: Figure3) -> None:
     texts = [text.get_text() for text in drawn.axes[0].texts]
     assert texts[:4] == list(COLUMNS)
     assert texts.count("without guidance") == texts.count("with guidance") == len(content.subjects)
+    answers = [text for text in drawn.axes[0].texts if text.get_text()[:1] in "✓✗"]
+    drawn.canvas.draw()
+    assert max(text.get_window_extent().width for text in answers) * 72 / drawn.dpi < 68, "within its tile"
     right = sum(cell.right or False for subject in content.subjects for cell in subject.cells.values())
     # Each answer has one sign, and the key has both.
     assert sum("✓" in text for text in texts) == right + 1

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ggam.commands.console import CONSOLE, progress
-from ggam.studies.figure3 import MapKind, Networks, gather
+from ggam.studies.figure3 import MapKind, gather
+from ggam.studies.figure3_networks import Networks
 from ggam.studies.figure3_outputs import write_figure3
 
 

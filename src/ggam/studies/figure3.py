@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,64 +27,15 @@ from ggam.evaluation.targets import Targets
 from ggam.explanation import available_maps, explain, map_kinds
 from ggam.methods.base import FineGrainedModel
 from ggam.panels import crop_of
-from ggam.studies.definition import ATTENTION, PLAIN, table3
-from ggam.studies.runner import RUNS
+from ggam.studies.definition import PLAIN
+from ggam.studies.figure3_networks import Figure3Error, Networks
 from ggam.training.run import RESULTS, RunConfig
 
 MapKind = Literal["gradcam", "gradcam-attended", "spatial", "channel"]
 """Those of `ggam.explanation.MAPS`."""
-COLUMNS: Mapping[str, tuple[str, str]] = {
-    "baseline": (PLAIN, "G"),
-    "channel": ("C", "CG"),
-    "spatial": ("S", "SG"),
-    "channel-spatial": (ATTENTION, "SCG"),
-}
-"""The columns of heat maps: the rows of Table 3 without and with guidance."""
-ROWS = tuple(row for pair in COLUMNS.values() for row in pair)
 MOST_PICTURES = 12
 CROP = 448
 """Height and width of the crops kept for drawing, in pixels."""
-_TABLE = Path("table3", "table.json")
-
-
-class Figure3Error(ValueError):
-    """A figure that cannot be made of this study, or not as asked."""
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The trained networks of one seed of a `table3` study."""
-
-    study: Path
-    data: str
-    """Name of the data set."""
-    seed: int
-    runs: Mapping[str, Path]
-    """The run directory of each of `ROWS`."""
-
-    @classmethod
-    def find(cls, study: Path, seed: int | None = None) -> "Networks":
-        """Read what a study has finished.
-
-        Args:
-            study: its folder.
-            seed: whose runs; None takes the first seed.
-
-        Raises:
-            Figure3Error: if one of the eight rows has no finished run with that seed.
-        """
-        table = _read_table(study)
-        found = {(run["row"], run["seed"]): study / RUNS / run["run"] for run in table["runs"]}
-        seeds = sorted({number for _, number in found})
-        chosen = min(seeds, default=0) if seed is None else seed
-        missing = [row for row in ROWS if (row, chosen) not in found]
-        if missing:
-            labels = ", ".join(table3().row(row).label for row in missing)
-            raise Figure3Error(
-                f"{study}: no finished run with seed {chosen} of {labels} (seeds with runs: "
-                f"{', '.join(map(str, seeds)) or 'none'}); go on with: {table['command']}"
-            )
-        return cls(study, table["data"], chosen, {row: found[row, chosen] for row in ROWS})
 
 
 class Cell(NamedTuple):
@@ -206,21 +157,6 @@ def disagreements(reports: Sequence[EvalReport], number: int) -> list[int]:
     seen = {label: count() for label in labels}
     rounds = [next(seen[labels[index]]) for index in ranking]
     return [int(ranking[place]) for place in np.argsort(rounds, kind="stable")[:number]]
-
-
-def _read_table(study: Path) -> dict[str, Any]:
-    file = study / _TABLE
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise Figure3Error(
-            f"{study}: holds no result of table3 ({_TABLE} is missing); make it with "
-            f"ggam study table3 DATA --out {study}"
-        ) from error
-    except ValueError as error:
-        raise Figure3Error(
-            f"{file}: cannot be read ({error}); write it again with the study's command"
-        ) from error
 
 
 def _chosen(networks: Networks, config: RunConfig, pictures: int) -> tuple[FineGrainedDataset, str]:

@@ -12,7 +12,8 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from ggam.overlays import overlay, wrap
-from ggam.studies.figure3 import COLUMNS, Cell, Figure3, Subject
+from ggam.studies.figure3 import Cell, Figure3, Subject
+from ggam.studies.figure3_networks import COLUMNS
 from ggam.studies.figures import LIGHT
 
 RIGHT, WRONG = "\N{CHECK MARK}", "\N{BALLOT X}"
@@ -33,6 +34,10 @@ _LINE = 7.8
 _BELOW = 1.5
 _BAR = 5.0
 _MOST_LINES = 3
+_BOLD = 0.88
+"""How much less bold text fits into a line."""
+_SAFE = 0.95
+"""The share of a width that text is fitted into: letters are rounded to whole pixels when drawn."""
 _EMPTY = (236, 236, 233)
 _LEFT = _MARGIN + _PICTURE + _GUTTER
 _WIDTH = _LEFT + len(COLUMNS) * (_TILE + _GAP) - _GAP + _MARGIN
@@ -106,7 +111,7 @@ class _Block(NamedTuple):
         answers = [
             [_answer(subject.cells[pair[guided]]) for pair in COLUMNS.values()] for guided in (False, True)
         ]
-        return cls(subject, _fitted(subject.label or "class unknown", _PICTURE), answers)
+        return cls(subject, _fitted(subject.label or "class unknown", _BOLD * _PICTURE), answers)
 
     def row_height(self, guided: int) -> float:
         """Of the tiles and what stands below them."""
@@ -192,7 +197,7 @@ def _answer(cell: Cell) -> list[str]:
 
 def _fitted(text: str, width: float) -> list[str]:
     """At most three lines, the last one shortened where there would be more."""
-    lines = wrap(text, width, _SIZE)
+    lines = wrap(text, _SAFE * width, _SIZE)
     return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1]}…"]
 
 

@@ -10,8 +10,9 @@ from ggam.evaluation.targets import ALPHA
 from ggam.files import write_atomic
 from ggam.overlays import render
 from ggam.report.page import PICTURE_BYTES, data_uri, write_page
-from ggam.studies.figure3 import COLUMNS, ROWS, Cell, Figure3, Figure3Error, Subject
+from ggam.studies.figure3 import Cell, Figure3, Subject
 from ggam.studies.figure3_drawing import GUIDANCE, colour_bar, draw_figure3, scaled, tile, verdict
+from ggam.studies.figure3_networks import COLUMNS, ROWS, Figure3Error
 
 PAGE = "index.html"
 KIND_TITLES = {
