@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from ggam.data.records import FineGrainedDataset
+from ggam.data.transforms import ImageTransform
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import local_scores
@@ -160,7 +161,7 @@ def test_a_drawn_sheet_holds_the_pictures_and_their_maps(
 
 def test_thumbnails_are_what_the_model_saw() -> None:
     """Normalised by hand: black is (0 - 0.5)/0.25 = -2, white +2; the mean of a checkerboard is grey."""
-    transform = module.ImageTransform(4, (0.5,) * 3, (0.25,) * 3)
+    transform = ImageTransform(4, (0.5,) * 3, (0.25,) * 3)
     board = torch.tensor([[-2.0, 2.0], [2.0, -2.0]]).repeat(2, 2).expand(1, 3, 4, 4)
     (small,) = thumbnails(board, transform, 1)
     assert small.getpixel((0, 0)) in ((127,) * 3, (128,) * 3)

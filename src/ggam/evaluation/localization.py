@@ -74,14 +74,29 @@ class LocalScores(NamedTuple):
     overlaps: Overlaps
     """Boxes and masks cut at each threshold."""
 
-    @classmethod
-    def joined(cls, scores: "list[LocalScores]") -> "LocalScores":
-        """The scores of several batches as one."""
-        return cls(
-            {key: np.concatenate([one.values[key] for one in scores]) for key in scores[0].values},
-            np.concatenate([one.percentiles for one in scores]),
-            Overlaps(*map(np.concatenate, zip(*(one.overlaps for one in scores), strict=True))),
+    def blank(self, pictures: int) -> "LocalScores":
+        """Scores like these for more pictures, all still NaN; `put` fills them in.
+
+        A pass over many batches keeps its memory in one piece this way.
+        """
+
+        def rows(array: np.ndarray) -> np.ndarray:
+            return np.full((pictures, *array.shape[1:]), np.nan)
+
+        return LocalScores(
+            {key: rows(values) for key, values in self.values.items()},
+            rows(self.percentiles),
+            Overlaps(*map(rows, self.overlaps)),
         )
+
+    def put(self, start: int, scores: "LocalScores") -> None:
+        """Fill in the scores of some pictures, from the row `start` on."""
+        place = slice(start, start + len(scores.percentiles))
+        for key, values in scores.values.items():
+            self.values[key][place] = values
+        self.percentiles[place] = scores.percentiles
+        for own, values in zip(self.overlaps, scores.overlaps, strict=True):
+            own[place] = values
 
     def metrics(self) -> dict[str, np.ndarray]:
         """Every metric that any picture has a value of, per picture (N,).
@@ -189,15 +204,19 @@ def localization_metrics(maps: Tensor | np.ndarray, dataset: FineGrainedDataset)
     if not any(sample.box or sample.mask or any(sample.parts) for sample in dataset.samples):
         return {}
     centre = centre_map(GRID)
-    own: list[LocalScores] = []
-    control: list[LocalScores] = []
+    found: dict[str, LocalScores] = {}
+    start = 0
     for targets, some in _chunks(maps, dataset, ALPHA):
-        own.append(local_scores(some, targets))
-        control.append(local_scores(centre, targets))
-    found = {key: float(np.nanmean(values)) for key, values in LocalScores.joined(own).metrics().items()}
-    for key, values in LocalScores.joined(control).metrics().items():
-        found[f"centre_{key}"] = float(np.nanmean(values))
-    return {**found, "empty": float(_empty(maps).float().mean())}
+        for prefix, heat in (("", some), ("centre_", centre)):
+            scores = local_scores(heat, targets)
+            found.setdefault(prefix, scores.blank(len(dataset))).put(start, scores)
+        start += len(targets)
+    means = {
+        f"{prefix}{key}": float(np.nanmean(values))
+        for prefix, scores in found.items()
+        for key, values in scores.metrics().items()
+    }
+    return {**means, "empty": float(_empty(maps).float().mean())}
 
 
 def local_scores(maps: Tensor, targets: Targets, pairs: Tensor | None = None) -> LocalScores:
