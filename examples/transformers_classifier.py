@@ -32,8 +32,9 @@ def main(target: str) -> None:
     """Train a few steps on random pictures, and write a picture with its heat map."""
     torch.manual_seed(0)
     images, labels = torch.rand(6, 3, 64, 64), torch.tensor([0, 1, 2, 0, 1, 2])
+    names = {0: "auk", 1: "booby", 2: "crake"}
     # In earnest: ResNetForImageClassification.from_pretrained("microsoft/resnet-50").
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=3)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label=names)
     classifier = ResNetForImageClassification(config)
 
     # 1. Its backbone under GGAM's attention and loss.
@@ -53,12 +54,10 @@ def main(target: str) -> None:
     # 2. A classifier as it is, a convolutional one and a vision transformer: only the heat maps.
     found = ggam.explain_module(classifier, "resnet.encoder.stages.1", images)
     print(f"ResNet: classes {found.classes.tolist()}, maps {tuple(found.maps.shape)}")
-    vit = ViTForImageClassification(
-        ViTConfig(
-            **{"image_size": 64, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2},
-            **{"num_attention_heads": 4, "intermediate_size": 64, "num_labels": 3},
-        )
+    config = ViTConfig(
+        image_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, id2label=names
     )
+    vit = ViTForImageClassification(config)
     # It reads its class token, so the tokens that still matter are those in front of the last attention.
     found = ggam.explain_module(vit, "vit.layers.1.layernorm_before", images)
     print(f"ViT: classes {found.classes.tolist()}, maps {tuple(found.maps.shape)}")

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -39,9 +39,12 @@ class Hub(ThreadingHTTPServer):
 class Answer(BaseHTTPRequestHandler):
     """One request to the hub."""
 
-    server: Hub
+    @property
+    def hub(self) -> Hub:
+        assert isinstance(self.server, Hub)
+        return self.server
 
-    def log_message(self, *_: Any) -> None: ...
+    def log_message(self, format: str, *args: Any) -> None: ...
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -50,9 +53,9 @@ class Answer(BaseHTTPRequestHandler):
         path = unquote(urlparse(self.path).path)
         parts = path.strip("/").split("/")
         repo_id = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
-        files = self.server.files.get(repo_id, {})
-        if self.server.private.get(repo_id) is None:
-            self.answer(b'{"error": "Repository not found"}', 404, **{"X-Error-Code": "RepoNotFound"})
+        files = self.hub.files.get(repo_id, {})
+        if self.hub.private.get(repo_id) is None:
+            self.answer(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
         elif "/tree/" in path:
             entries = [
                 {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
@@ -61,11 +64,12 @@ class Answer(BaseHTTPRequestHandler):
             self.answer(entries)
         elif parts[0] == "api":
             siblings = [{"rfilename": name} for name in files]
-            private = self.server.private[repo_id]
+            private = self.hub.private[repo_id]
             self.answer({"id": repo_id, "sha": COMMIT, "private": private, "siblings": siblings})
         else:
             content = files[parts[-1]]
-            self.answer(content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', **{"X-Repo-Commit": COMMIT})
+            etag = f'"{hashlib.sha1(content).hexdigest()}"'
+            self.answer(content, headers={"ETag": etag, "X-Repo-Commit": COMMIT})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -77,28 +81,28 @@ class Answer(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}"
-            existed = name in self.server.private
+            existed = name in self.hub.private
             private = wanted.get("private", wanted.get("visibility") == "private")
-            self.server.private.setdefault(name, private)
-            self.answer({"url": f"{self.server.url}/{name}"}, 409 if existed else 200)
+            self.hub.private.setdefault(name, private)
+            self.answer({"url": f"{self.hub.url}/{name}"}, 409 if existed else 200)
         elif "/preupload/" in self.path:
             names = [file["path"] for file in json.loads(body)["files"]]
             files = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
             self.answer({"files": files})
         elif "/commit/" in self.path:
-            self.server.commits += 1
+            self.hub.commits += 1
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     content = base64.b64decode(line["value"]["content"])
-                    self.server.files.setdefault(repo_id, {})[line["value"]["path"]] = content
-            self.answer({"commitUrl": f"{self.server.url}/{repo_id}/commit/{COMMIT}", "commitOid": COMMIT})
+                    self.hub.files.setdefault(repo_id, {})[line["value"]["path"]] = content
+            self.answer({"commitUrl": f"{self.hub.url}/{repo_id}/commit/{COMMIT}", "commitOid": COMMIT})
         else:
             self.answer({"errors": [], "warnings": []})
 
-    def answer(self, content: Any, status: int = 200, **headers: str) -> None:
+    def answer(self, content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

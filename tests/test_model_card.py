@@ -106,7 +106,7 @@ def test_the_hub_can_read_it(
 ) -> None:
     run = finished_run(tmp_path / "run", squares, model)
     write_run_card(run, model, pictures)
-    data = ModelCard.load(run / "model" / CARD_FILE).data
+    data: Any = ModelCard.load(run / "model" / CARD_FILE).data
     assert data.library_name == "ggam" and data.pipeline_tag == "image-classification"
     assert data.license is None and {"fine-grained", "ggam", "test_resnet"} <= set(data.tags)
     assert [(r.dataset_name, r.dataset_split, r.metric_type, r.metric_value) for r in data.eval_results] == [
@@ -129,7 +129,7 @@ def test_a_model_that_was_not_measured(tmp_path: Path, model: FineGrainedModel) 
     assert write_card(tmp_path, model.config)
     text = (tmp_path / CARD_FILE).read_text("utf-8")
     assert "nothing is\nknown here about how often it is right" in text and "## Accuracy" not in text
-    data = ModelCard.load(tmp_path / CARD_FILE).data
+    data: Any = ModelCard.load(tmp_path / CARD_FILE).data
     assert data.eval_results is None and data.library_name == "ggam"
 
 

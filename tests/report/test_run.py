@@ -185,6 +185,19 @@ def test_nothing_wrong(run: Path, models: dict[str, FineGrainedModel], annotated
     assert "every test picture was recognised" in text
 
 
+def test_what_it_says_of_calibration(
+    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+) -> None:
+    assert "(15 bins; temperature 1)." in write_report(run, models["ggam"], annotated).read_text("utf-8")
+    report = replace(
+        EvalReport.read(run / "evaluation" / "best"), temperature=2.5, calibrated_ece=0.0625, maps=None
+    )
+    report.write(run / "evaluation" / "best")
+    text = write_report(run, models["ggam"], annotated).read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert f"Expected calibration error: {100 * report.ece:.1f} % as trained, 6.2 % with" in text
+    assert "the temperature 2.50 that was fitted" in text
+
+
 def test_other_pictures_than_those_evaluated_are_refused(
     run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:

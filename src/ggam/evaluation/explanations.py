@@ -93,7 +93,13 @@ def evaluate_explanations(
         model, kinds, seed, batch_size, workers, precision, _counter(count + each * len(rows), on_batch)
     )
     found = _look(passes, chosen)
-    values = {kind: {**scores.metrics(), "empty": found.empty[kind]} for kind, scores in found.local.items()}
+    values = {kind: scores.metrics() for kind, scores in found.local.items()}
+    for kind in values:
+        heat = found.maps.get(kind)  # the controls are never empty
+        bare = (
+            np.zeros(count) if heat is None else peak(torch.from_numpy(heat)).isnan()[:, 0].double().numpy()
+        )
+        values[kind]["empty"] = bare
     similarity: dict[str, dict[str, np.ndarray]] = {}
     if len(rows):
         measured, similarity = _perturb(passes, chosen.subset(rows.tolist()), with_road)
@@ -109,7 +115,7 @@ def evaluate_explanations(
         rivals=tuple(found.rivals),
         values=values,
         percentiles={kind: scores.percentiles for kind, scores in found.local.items()},
-        agreement=found.agreement,
+        agreement=None if np.isnan(found.agreement).all() else found.agreement,
         similarity=similarity,
         maps=found.maps,
     )
@@ -181,9 +187,8 @@ class _Seen:
     predictions: list[Prediction]
     rivals: list[int]
     local: dict[str, LocalScores]
-    empty: dict[str, np.ndarray]
     maps: dict[str, np.ndarray]
-    agreement: np.ndarray | None
+    agreement: np.ndarray
 
 
 def _look(passes: _Passes, dataset: FineGrainedDataset) -> _Seen:
@@ -191,10 +196,9 @@ def _look(passes: _Passes, dataset: FineGrainedDataset) -> _Seen:
     names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
     predictions: list[Prediction] = []
     rivals: list[int] = []
-    agreement: list[np.ndarray] = []
-    local: dict[str, list[LocalScores]] = {}
-    maps: dict[str, list[np.ndarray]] = {}
-    empty: dict[str, list[np.ndarray]] = {}
+    agreement = np.full(len(dataset), np.nan)
+    local: dict[str, LocalScores] = {}
+    maps: dict[str, np.ndarray] = {}
     pairs = telling_pairs(dataset)
     for images, labels in passes.images(dataset):
         rows = range(len(predictions), len(predictions) + len(labels))
@@ -206,25 +210,21 @@ def _look(passes: _Passes, dataset: FineGrainedDataset) -> _Seen:
         rival = _rivals(explanation.logits.cpu(), labels)
         rivals += rival.tolist()
         if explanation.attention is not None:
-            agreement.append(channel_agreement(explanation.attention.channel, explanation.weights))
+            agreement[rows] = channel_agreement(explanation.attention.channel, explanation.weights)
         targets = Targets.of(dataset, rows)
+        told = None if pairs is None else pairs[labels, rival]
         for kind, heat in passes.with_controls(found, some).items():
             heat = heat.float().cpu()
-            told = None if pairs is None else pairs[labels, rival]
-            local.setdefault(kind, []).append(local_scores(heat, targets, told))
-            bare = peak(heat).isnan().any(dim=1).expand(len(labels))
-            empty.setdefault(kind, []).append(bare.double().numpy())
+            scores = local_scores(heat, targets, told)
+            if kind not in local:
+                local[kind] = scores.blank(len(dataset))
+            local[kind].put(rows.start, scores)
             if kind in found:
-                maps.setdefault(kind, []).append(heat.numpy())
+                if kind not in maps:
+                    maps[kind] = np.empty((len(dataset), *heat.shape[1:]), dtype=np.float32)
+                maps[kind][rows] = heat
         passes.count(len(labels))
-    return _Seen(
-        predictions,
-        rivals,
-        local={kind: LocalScores.joined(scores) for kind, scores in local.items()},
-        empty={kind: np.concatenate(parts) for kind, parts in empty.items()},
-        maps={kind: np.concatenate(parts) for kind, parts in maps.items()},
-        agreement=np.concatenate(agreement) if agreement else None,
-    )
+    return _Seen(predictions, rivals, local, maps, agreement)
 
 
 def _perturb(

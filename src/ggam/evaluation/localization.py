@@ -209,7 +209,9 @@ def localization_metrics(maps: Tensor | np.ndarray, dataset: FineGrainedDataset)
     for targets, some in _chunks(maps, dataset, ALPHA):
         for prefix, heat in (("", some), ("centre_", centre)):
             scores = local_scores(heat, targets)
-            found.setdefault(prefix, scores.blank(len(dataset))).put(start, scores)
+            if prefix not in found:
+                found[prefix] = scores.blank(len(dataset))
+            found[prefix].put(start, scores)
         start += len(targets)
     means = {
         f"{prefix}{key}": float(np.nanmean(values))

@@ -236,7 +236,7 @@ def _calibration(report: EvalReport) -> str:
         return ""
     apart = f"Expected calibration error: {percent(report.ece)}"
     if report.temperature == 1:
-        return f"{apart} (15 bins; no temperature was fitted)."
+        return f"{apart} (15 bins; temperature 1)."
     return (
         f"{apart} as trained, {percent(report.calibrated_ece)} with the logits divided by the temperature "
         f"{report.temperature:.2f} that was fitted on the validation part (15 bins)."
