@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_precision", "_torchvision", "_version", "calibration", "devices", "files", "timing"),
     ("attention", "gradcam", "losses"),
     ("backbones", "data", "weights"),
-    ("checkpoint", "methods"),
+    ("checkpoint", "file_card", "methods"),
     ("explanation", "export", "foreign", "overlays", "panels", "predictions", "predictor"),
     ("evaluation", "training"),
     ("hub", "model_card", "report", "serve", "studies"),

@@ -15,8 +15,9 @@ import ggam
 from ggam.checkpoint import CheckpointError
 from ggam.devices import DeviceError
 from ggam.export import export_model
+from ggam.file_card import CardError, FileCard
 from ggam.methods.base import FineGrainedModel
-from ggam.predictor import PREDICTED, ModelCard, OnnxPredictor, Predictor, PredictorError, open_predictor
+from ggam.predictor import PREDICTED, OnnxPredictor, Predictor, PredictorError, open_predictor
 
 NAMES = ("Dunlin", 'the "small" one, grey', "Ελιά")
 
@@ -143,13 +144,13 @@ def foreign(tmp_path: Path, metadata: dict[str, str]) -> Path:
 
 
 def test_files_that_are_not_ours(tmp_path: Path, model: FineGrainedModel) -> None:
-    with pytest.raises(PredictorError, match=r"foreign.onnx: not a model of ggam .*'format'.*ggam export"):
+    with pytest.raises(CardError, match=r"foreign.onnx: not a model of ggam .*'format'.*ggam export"):
         open_predictor(foreign(tmp_path, {}))
-    newer = ModelCard.of(model).to_metadata() | {"format": "2", "ggam": '"9.0"'}
-    with pytest.raises(PredictorError, match=r"written by ggam 9.0, a newer version"):
+    newer = FileCard.of(model).to_metadata() | {"format": "2", "ggam": '"9.0"'}
+    with pytest.raises(CardError, match=r"written by ggam 9.0, a newer version"):
         open_predictor(foreign(tmp_path, newer))
-    broken = ModelCard.of(model).to_metadata() | {"mean": "[1, 2"}
-    with pytest.raises(PredictorError, match="not a model of ggam"):
+    broken = FileCard.of(model).to_metadata() | {"mean": "[1, 2"}
+    with pytest.raises(CardError, match="not a model of ggam"):
         open_predictor(foreign(tmp_path, broken))
 
 

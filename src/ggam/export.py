@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ggam.file_card import FileCard
 from ggam.methods.base import FineGrainedModel
-from ggam.predictor import PREDICTED, Inference, ModelCard, OnnxPredictor
+from ggam.predictor import PREDICTED, Inference, OnnxPredictor
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 CARD_FILE = "ggam.json"
-"""What the model card is called within a file of `torch.export`."""
+"""What the file card is called within a file of `torch.export`."""
 
 
 class ExportError(ValueError):
@@ -81,7 +82,7 @@ def export_model(
 
     The file maps `images` (batch, 3, h, w), float32 and normalised, to `logits` (batch, K),
     `probabilities` (batch, K), calibrated, and `map` (batch, H, W), the Grad-CAM heat map, not
-    normalised, for any batch. It holds the model card: class names, preprocessing, temperature.
+    normalised, for any batch. It holds the file card: class names, preprocessing, temperature.
 
     Args:
         model: is left as it is.
@@ -115,7 +116,7 @@ def export_model(
         pictures = noise_pictures(model.config.image_size)
     inference = Inference(model, maps=maps).eval()
     graph = _trace(inference, pictures[:2], classes_input)
-    card = ModelCard.of(model, accuracy)
+    card = FileCard.of(model, accuracy)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         fresh = Path(folder, out.name)
@@ -174,7 +175,7 @@ def _trace(inference: Inference, images: Tensor, classes_input: bool) -> torch.e
 
 
 def _write_onnx(
-    graph: torch.export.ExportedProgram, path: Path, card: ModelCard, *, half: bool, maps: bool
+    graph: torch.export.ExportedProgram, path: Path, card: FileCard, *, half: bool, maps: bool
 ) -> None:
     import onnx
 

@@ -3,7 +3,6 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ggam._version import __version__
 from ggam.backbones import eval_mode
 from ggam.checkpoint import CONFIG_FILE, load_model
 from ggam.data.transforms import ImageTransform
 from ggam.devices import DeviceError, default_device
+from ggam.file_card import FileCard
 from ggam.gradcam import gradcam_map
 from ggam.methods.base import FineGrainedModel
 
@@ -24,7 +23,6 @@ Maps = Literal["none", "top", "any"]
 """Which heat maps a model gives: none, the predicted class's only, or any class's."""
 PREDICTED = -1
 """In a list of classes to explain: the class that the model predicts."""
-METADATA_FORMAT = 1
 
 
 class PredictorError(ValueError):
@@ -160,7 +158,7 @@ class TorchPredictor(Predictor):
     def __init__(
         self, model: FineGrainedModel, *, device: torch.device, accuracy: Mapping[str, Any] | None = None
     ) -> None:
-        card = ModelCard.of(model, accuracy)
+        card = FileCard.of(model, accuracy)
         self.class_names, self.transform = card.class_names, card.transform
         self.temperature = card.temperature
         self.description = card.description() | {"runtime": "torch"}
@@ -196,14 +194,15 @@ class OnnxPredictor(Predictor):
         threads: for one batch; None leaves it to onnxruntime.
 
     Raises:
-        PredictorError: if onnxruntime is not installed, or the file is damaged or not one of ours.
+        PredictorError: if onnxruntime is not installed, or the file is damaged.
+        CardError: if the file is not one of ours, or of a newer version.
         DeviceError: if onnxruntime has no such device.
     """
 
     def __init__(self, file: Path, *, device: str = "auto", threads: int | None = None) -> None:
         self._file = file
         self._session = _open_session(file, device, threads)
-        card = ModelCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, file)
+        card = FileCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, file)
         self._outputs = [output.name for output in self._session.get_outputs()]
         choosable = any(part.name == "classes" for part in self._session.get_inputs())
         self.maps = "none" if "map" not in self._outputs else "any" if choosable else "top"
@@ -226,81 +225,6 @@ class OnnxPredictor(Predictor):
             return file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model file says of itself: how to feed it, what its outputs mean, what it is."""
-
-    class_names: tuple[str, ...]
-    image_size: int
-    """Height and width of the crop, in pixels."""
-    resize: int
-    """The shorter side, in pixels, of the resized picture that the crop is cut from."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    temperature: float
-    method: str
-    backbone: str | None
-    ggam: str
-    """The version that wrote it."""
-    accuracy: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, model: FineGrainedModel, accuracy: Mapping[str, Any] | None = None) -> "ModelCard":
-        """The card of a model in memory."""
-        config = model.config
-        return cls(
-            class_names=config.class_names,
-            image_size=config.image_size,
-            resize=config.transform().resized_side,
-            mean=config.mean,
-            std=config.std,
-            temperature=config.temperature,
-            method=config.method,
-            backbone=config.backbone,
-            ggam=__version__,
-            accuracy=None if accuracy is None else dict(accuracy),
-        )
-
-    @property
-    def transform(self) -> ImageTransform:
-        """What makes an input of a picture."""
-        return ImageTransform(self.image_size, self.mean, self.std)
-
-    def description(self) -> dict[str, Any]:
-        """As `Predictor.description`, without the runtime."""
-        names = ("ggam", "method", "backbone", "image_size", "accuracy")
-        values = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return values | {"classes": len(self.class_names)}
-
-    def to_metadata(self) -> dict[str, str]:
-        """Names and JSON values, as ONNX files hold them."""
-        values = {"format": METADATA_FORMAT, **asdict(self)}
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], file: Path) -> "ModelCard":
-        """Read what `to_metadata` wrote.
-
-        Raises:
-            PredictorError: naming `file`, if something is missing, or a newer version wrote it.
-        """
-        try:
-            values = {name: json.loads(metadata[name]) for name in ("format", *cls.__dataclass_fields__)}
-            written = values.pop("format")
-            if written <= METADATA_FORMAT:
-                for name in ("class_names", "mean", "std"):
-                    values[name] = tuple(values[name])
-                return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise PredictorError(
-                f"{file}: not a model of ggam ({error!r} in its metadata); make it with ggam export"
-            ) from error
-        raise PredictorError(
-            f"{file}: written by ggam {values['ggam']}, a newer version than this one ({__version__}); "
-            "upgrade with pip install --upgrade ggam"
-        )
-
-
 def open_predictor(source: Path | str, *, device: str = "auto", threads: int | None = None) -> Predictor:
     """Open a trained model, whatever it is stored as.
 
@@ -313,6 +237,7 @@ def open_predictor(source: Path | str, *, device: str = "auto", threads: int | N
 
     Raises:
         PredictorError: if it is none of these, or an ONNX file cannot be run.
+        CardError: if an ONNX file is not one of ours, or of a newer version.
         CheckpointError: if a model folder is missing or damaged.
         DeviceError: if the device is not there.
     """

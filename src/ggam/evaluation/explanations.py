@@ -93,27 +93,16 @@ def evaluate_explanations(
         model, kinds, seed, batch_size, workers, precision, _counter(count + each * len(rows), on_batch)
     )
     found = _look(passes, chosen)
-    values = {kind: scores.metrics() for kind, scores in found.local.items()}
-    for kind in values:
-        heat = found.maps.get(kind)  # the controls are never empty
-        bare = (
-            np.zeros(count) if heat is None else peak(torch.from_numpy(heat)).isnan()[:, 0].double().numpy()
-        )
-        values[kind]["empty"] = bare
-    similarity: dict[str, dict[str, np.ndarray]] = {}
-    if len(rows):
-        measured, similarity = _perturb(passes, chosen.subset(rows.tolist()), with_road)
-        for kind, metrics in measured.items():
-            for metric, some in metrics.items():
-                values[kind][metric] = np.full(count, np.nan)
-                values[kind][metric][rows] = some
+    measured, similarity = (
+        _perturb(passes, chosen.subset(rows.tolist()), with_road) if len(rows) else ({}, {})
+    )
     return ExplanationReport(
         settings=settings,
         class_names=dataset.class_names,
         part_names=dataset.part_names,
         predictions=tuple(found.predictions),
         rivals=tuple(found.rivals),
-        values=values,
+        values=_values(found, rows, measured),
         percentiles={kind: scores.percentiles for kind, scores in found.local.items()},
         agreement=None if np.isnan(found.agreement).all() else found.agreement,
         similarity=similarity,
@@ -225,6 +214,22 @@ def _look(passes: _Passes, dataset: FineGrainedDataset) -> _Seen:
                 maps[kind][rows] = heat
         passes.count(len(labels))
     return _Seen(predictions, rivals, local, maps, agreement)
+
+
+def _values(
+    found: _Seen, rows: np.ndarray, measured: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """All metrics by kind of map, per picture; those that only `rows` have are NaN elsewhere."""
+    values = {kind: scores.metrics() for kind, scores in found.local.items()}
+    for kind, metrics in values.items():
+        heat = found.maps.get(kind)
+        bare = None if heat is None else peak(torch.from_numpy(heat)).isnan().any(dim=1)
+        # The controls are never empty.
+        metrics["empty"] = np.zeros(len(found.rivals)) if bare is None else bare.double().numpy()
+        for metric, some in measured.get(kind, {}).items():
+            metrics[metric] = np.full(len(found.rivals), np.nan)
+            metrics[metric][rows] = some
+    return values
 
 
 def _perturb(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,5 +116,4 @@ def _known_costs(file: Path) -> dict[str, Cost]:
 
 def _network(run: PlannedRun) -> str:
     """What decides the time of a step."""
-    model = replace(run.recipe.model, weights=None)
-    return f"{model.method} {model.backbone}"
+    return f"{run.recipe.model.method} {run.recipe.model.backbone}"

@@ -44,7 +44,8 @@ class Study:
 PLAIN = "baseline"
 ATTENTION = "SC"
 _PLAIN = Row(PLAIN, "plain network", {"method": "baseline"})
-_GGAM = {"method": "ggam"}
+_GGAM = {"method": "ggam", "channel": True, "spatial": True, "guidance": True}
+"""All parts on, whatever the study's options say: rows do what their labels tell."""
 _UNGUIDED = Row(ATTENTION, "attention without guidance", {**_GGAM, "guidance": False}, references=(PLAIN,))
 
 
@@ -56,7 +57,9 @@ def table2(methods: Sequence[str] = (), backbones: Sequence[str] = ()) -> Study:
         backbones: names as `create_model` takes them; none leaves the recipe's.
     """
     rows = []
-    for backbone, method in product(backbones or (None,), dict.fromkeys([PLAIN, *(methods or METHODS)])):
+    for backbone, method in product(
+        dict.fromkeys(backbones) or (None,), dict.fromkeys([PLAIN, *(methods or METHODS)])
+    ):
         options = {"method": method} | ({"backbone": backbone} if backbone else {})
         suffix = f" {backbone}" if backbone else ""
         references = () if method == PLAIN else (f"{PLAIN}{suffix}",)

@@ -79,9 +79,9 @@ def summarize(values: Sequence[float]) -> Summary:
 def paired_test(row: Mapping[int, float], reference: Mapping[int, float]) -> PairedTest | None:
     """Student's paired t-test (1908) over the seeds that both have, two-sided.
 
-    Runs of one seed share the split and the order of the pictures, so their difference varies less than
-    either. With differences d_i of mean d̄ and standard deviation s, t = d̄ / (s / √n) with n - 1 degrees
-    of freedom; the interval is d̄ ± t_0.975 · s / √n.
+    Runs of one seed share the split and the order of the pictures, which the differences
+    leave out as far as it strikes both alike. With differences d_i of mean d̄ and standard deviation s,
+    t = d̄ / (s / √n) with n - 1 degrees of freedom; the interval is d̄ ± t_0.975 · s / √n.
 
     Where all differences are equal their spread is unknown and t has no value. Equal to zero, the rows
     are the same and p = 1; equal to anything else says that the seeds are too few to test: p is None.
