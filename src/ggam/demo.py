@@ -19,12 +19,12 @@ from ggam.data.layouts import load_dataset
 from ggam.data.records import FineGrainedDataset
 from ggam.data.sheet import class_sheet
 from ggam.data.synthetic import synthesize
+from ggam.devices import default_device
 from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import localize_maps
 from ggam.report import ComparisonEntry, write_comparison
 from ggam.training.recipe import Recipe
 from ggam.training.run import Evaluate, RunConfig, fit
-from ggam.training.trainer import default_device
 
 CLASSES = 8
 TRAIN_PER_CLASS = 60

@@ -18,13 +18,14 @@ from torch import Tensor
 import ggam
 from conftest import write_class_folders
 from ggam.data.records import DataError, FineGrainedDataset
+from ggam.devices import DeviceError
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
 from ggam.training.callbacks import Interrupted, WholeCheckpoints
 from ggam.training.module import TrainingDiverged, TrainingModule
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, RunError, fit
-from ggam.training.trainer import DeviceError, require_devices
+from ggam.training.trainer import require_devices
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),

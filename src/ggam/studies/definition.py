@@ -76,20 +76,13 @@ def table2(methods: Sequence[str] = (), backbones: Sequence[str] = ()) -> Study:
 def table3() -> Study:
     """Table 3: the eight combinations of spatial attention, channel attention and guidance."""
     rows = [_PLAIN]
-    for guidance, (spatial, channel) in product((False, True), ((1, 0), (0, 1), (1, 1), (0, 0))):
-        name = "S" * spatial + "C" * channel + "G" * guidance
-        if not name:
-            continue
-        words = ["spatial"] * spatial + ["channel"] * channel + ["guidance"] * guidance
-        options = {"spatial": bool(spatial), "channel": bool(channel), "guidance": guidance}
-        unguided = ("S" * spatial + "C" * channel) or PLAIN
-        references = dict.fromkeys([PLAIN, unguided] if guidance else [PLAIN])
-        if name == ATTENTION:
-            rows.append(_UNGUIDED)
-        elif name == "SCG":
-            rows.append(Row(name, " + ".join(words), _GGAM, tuple(references)))
-        else:
-            rows.append(Row(name, " + ".join(words), _GGAM | options, tuple(references)))
+    for guided, channel, spatial in list(product((False, True), repeat=3))[1:]:
+        parts = {"spatial": spatial, "channel": channel, "guidance": guided}
+        name = _initials(parts)
+        unguided = _initials({**parts, "guidance": False}) or PLAIN
+        references = tuple(dict.fromkeys([PLAIN, unguided] if guided else [PLAIN]))
+        label = " + ".join(part for part, there in parts.items() if there)
+        rows.append(Row(name, label, _GGAM | parts, references))
     return Study(
         "table3",
         "Table 3: what attention and guidance contribute",
@@ -146,6 +139,11 @@ def guidance() -> Study:
         (_PLAIN, _UNGUIDED, *rows),
         "Is it Grad-CAM's information that helps, or would any smoothing of S do as well?",
     )
+
+
+def _initials(parts: Mapping[str, bool]) -> str:
+    """The name of a row of Table 3: "SG" for spatial attention and guidance."""
+    return "".join(part[0].upper() for part, there in parts.items() if there)
 
 
 _TITLES = {"baseline": "plain network", "senet": "SENet", "cbam": "CBAM", "ggam": "GGAM"}
