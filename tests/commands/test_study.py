@@ -68,9 +68,37 @@ def test_a_run_that_cannot_be_trained_is_told_at_the_end(ggam: Run, squares: Pat
     assert "TrainingDiverged" in page
 
 
+def test_a_row_that_cannot_be_built_costs_the_others_nothing(
+    ggam: Run, squares: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    options = [option.replace("test_resnet", "test_convnext") for option in OPTIONS]
+    code, said, error = ggam(
+        "study", "table2", squares, "--out", out, "--methods", "cbam", "--seeds", 1, *options
+    )
+    assert code == 1
+    assert "cbam, seed 0: BackboneError" in error
+    assert "top-1" in said
+    rows = json.loads((out / "table2/table.json").read_text())["rows"]
+    assert rows[0]["cost"]["parameters"] > 0
+    assert rows[1]["failed"] == 1
+
+
+def test_the_page_states_the_recipe_of_the_rows(ggam: Run, squares: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    command = ["study", "table2", squares, "--out", out, "--methods", "ggam", "--seeds", 1, *OPTIONS]
+    code, _, _ = ggam(*command, "--preset", "released")
+    assert code == 0
+    recipe = json.loads((out / "table2/table.json").read_text())["recipe"]
+    assert (recipe["preset"], recipe["target"], recipe["pool"]) == ("released", "softmax", "max")
+    assert "pool by the maximum" in (out / "table2/index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["table3", "--guidance-weight", "0"], "rows without guidance"),
+        (["table3", "--method", "cbam"], "name their methods"),
         (["table3", "--methods", "ggam"], "belong to table2"),
         (["table2", "--methods", "gam"], "gam"),
         (["table4"], "table4"),

@@ -62,7 +62,9 @@ def study(birds: Path) -> Path:
         report.write(run / "evaluation" / "last")
         (run / "results.json").write_text(json.dumps({"selected": "last"}))
         records.append(RunRecord(row.name, SEED, run, "none", report.summary(), 1.0, 1, {"test": len(test)}))
-    setup = Setup("birds", combine(TINY, table3().rows[0], SEED), "ggam study table3 birds --out study")
+    setup = Setup(
+        "birds", combine(TINY, table3().rows[0], SEED).to_flat(), "ggam study table3 birds --out study"
+    )
     write_study(out / "table3", build_table(table3(), records), setup)
     return out
 

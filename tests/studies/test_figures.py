@@ -102,5 +102,5 @@ def test_in_words(measured: Measured) -> None:
     text = describe(build_table(table3(), measured(ROWS)))
     assert text.startswith(
         "top-1, mean over the seeds: plain network 81.00 %; spatial 87.00 %; channel 70.00 %; "
-        "attention without guidance not run;"
+        "spatial + channel not run;"
     )

@@ -18,7 +18,7 @@ from ggam.studies.table import StudyTable, build_table
 from ggam.training.recipe import Recipe
 
 Measured = Callable[..., list[RunRecord]]
-SETUP = Setup("my <flowers>", Recipe(), "ggam study table3 DATA --out STUDIES")
+SETUP = Setup("my <flowers>", Recipe().to_flat(), "ggam study table3 DATA --out STUDIES")
 FILES = {
     "runs.csv",
     "table.csv",

@@ -1,16 +1,17 @@
 """Runs claimed, kept alive and taken over through Optuna's storage."""
 
 import os
-import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ggam.studies.queue import ATTEMPTS, Claim, RunQueue, StorageError, open_storage
+from ggam.studies.queue import ATTEMPTS, LOST, Claim, RunQueue, StorageError, open_storage
 
 BEAT = 0.1
 Join = Callable[[], RunQueue]
@@ -20,7 +21,7 @@ Join = Callable[[], RunQueue]
 def join(request: pytest.FixtureRequest, tmp_path: Path) -> Join:
     """Another worker on the same storage."""
     address = request.param.format(tmp_path)
-    return lambda: RunQueue(open_storage(address), beat=BEAT)
+    return lambda: RunQueue(open_storage(address), "ggam-test", beat=BEAT)
 
 
 def claimed(queue: RunQueue, *runs: str) -> Claim:
@@ -68,9 +69,11 @@ def test_a_silent_worker_is_declared_dead(join: Join) -> None:
     claimed(dead, "a")
     assert watcher.claim(["a"]) is None
     time.sleep(6 * BEAT)
-    assert claimed(watcher, "a").run == "a"
+    claimed(watcher, "b").release()
     assert "died" in watcher.reasons()["a"]
     assert str(os.getpid()) in watcher.reasons()["a"]
+    assert claimed(watcher, "a").run == "a"
+    assert watcher.reasons() == {}, "it runs again"
 
 
 def test_a_worker_that_gives_signs_of_life_is_left_alone(join: Join) -> None:
@@ -82,29 +85,76 @@ def test_a_worker_that_gives_signs_of_life_is_left_alone(join: Join) -> None:
             time.sleep(BEAT / 2)
 
 
-@pytest.fixture
-def terminations() -> Iterator[list[int]]:
-    """The SIGTERMs that this process is sent."""
-    received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
-    yield received
-    signal.signal(signal.SIGTERM, previous)
+SLEEPER = """
+import sys, time
+import ggam
+from ggam.studies.queue import RunQueue, open_storage
+claim = RunQueue(open_storage(sys.argv[1]), "ggam-test", beat=0.1).claim(["a"])
+print("claimed", flush=True)
+sys.stdin.readline()
+with claim.kept_alive():
+    time.sleep(20)
+print("still at work")
+"""
 
 
-def test_a_worker_that_slept_stops_when_its_run_was_taken_over(join: Join, terminations: list[int]) -> None:
-    sleeper, watcher = join(), join()
-    claim = claimed(sleeper, "a")
-    watcher.claim(["a"])
-    time.sleep(6 * BEAT)
-    taken = claimed(watcher, "a")
-    with claim.kept_alive():
-        time.sleep(3 * BEAT)
-    assert claim.lost
-    assert terminations == [signal.SIGTERM]
-    claim.complete({"top1": 0.0})
-    assert watcher.results() == {}, "what the sleeper did no longer counts"
+def test_a_worker_that_slept_ends_at_once_when_its_run_was_taken_over(tmp_path: Path) -> None:
+    address = f"journal:{tmp_path}/journal.log"
+    command, pipe = [sys.executable, "-c", SLEEPER, address], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as sleeper:
+        assert sleeper.stdout is not None
+        assert sleeper.stdout.readline() == "claimed\n"
+        watcher = RunQueue(open_storage(address), "ggam-test", beat=BEAT)
+        assert watcher.claim(["a"]) is None
+        time.sleep(6 * BEAT)
+        taken = claimed(watcher, "a")
+        output, error = sleeper.communicate("\n", timeout=30)
+    assert sleeper.returncode == LOST
+    assert "another worker has taken over a" in error
+    assert not output
     taken.complete({"top1": 1.0})
     assert watcher.results() == {"a": {"top1": 1.0}}
+
+
+def test_two_data_sets_in_one_storage_do_not_mix(join: Join) -> None:
+    birds = join()
+    flowers = RunQueue(birds.storage, "ggam-flowers", beat=BEAT)
+    claimed(birds, "a").complete({"top1": 0.5})
+    assert flowers.results() == {}
+    assert claimed(flowers, "a").run == "a"
+
+
+def test_a_storage_that_is_away_for_a_moment_costs_no_run(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, watcher = join(), join()
+    claim = claimed(queue, "a")
+    write, failures = queue.storage.set_trial_user_attr, iter([OSError("away"), OSError("still away")])
+
+    def fail_twice(trial: int, key: str, value: object) -> None:
+        if error := next(failures, None):
+            raise error
+        write(trial, key, value)
+
+    monkeypatch.setattr(queue.storage, "set_trial_user_attr", fail_twice)
+    with claim.kept_alive():
+        until = time.monotonic() + 10 * BEAT
+        while time.monotonic() < until:
+            assert watcher.claim(["a"]) is None
+            time.sleep(BEAT / 2)
+    claim.complete({"top1": 1.0})
+    assert watcher.results() == {"a": {"top1": 1.0}}
+
+
+def test_workers_that_die_are_not_held_against_a_run_at_once(join: Join) -> None:
+    watcher = join()
+    for _ in range(2):
+        claimed(join(), "a")
+        watcher.claim(["a"])
+        time.sleep(6 * BEAT)
+        watcher.claim(["b"])
+    assert "died" in watcher.reasons()["a"]
+    assert watcher.pending(["a"]) == ["a"]
 
 
 def test_many_workers_at_once_share_without_overlap(join: Join) -> None:
@@ -124,7 +174,7 @@ def test_many_workers_at_once_share_without_overlap(join: Join) -> None:
             mine.append(claim.run)
         return mine
 
-    queues = [RunQueue(join().storage, beat=30) for _ in range(3)]
+    queues = [RunQueue(join().storage, "ggam-test", beat=30) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         shares = list(pool.map(worker, queues))
     assert sorted(run for share in shares for run in share) == runs

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
 from ggam.studies.definition import Row, Study
-from ggam.studies.queue import RunQueue, open_storage
+from ggam.studies.queue import open_storage
 from ggam.studies.runner import (
     RUNS,
     PlannedRun,
@@ -79,7 +80,9 @@ class Worker:
 
     def __call__(self, runs: list[PlannedRun], evaluator: Any = measure) -> None:
         claim_folder(self.data, runs[0].recipe, self.out)
-        work(runs, self.data, self.out, self.storage, evaluator, on_start=self._start, beat=0.2)
+        work(
+            runs, self.data, self.out, self.storage, evaluator, on_start=self._start, on_wait=print, beat=0.2
+        )
 
     def _start(self, run: PlannedRun, done: int, total: int) -> None:
         assert 0 <= done < total
@@ -111,8 +114,48 @@ def test_a_run_is_known_by_what_decides_its_result() -> None:
     assert planned(epochs=3)[1].name != guided.name
     assert planned(guidance_weight=2.0)[1].name != guided.name
     assert planned(guidance_weight=2.0)[0].name == plain.name, "the plain network has no such option"
-    here, there = (planned(weights=f"/{folder}/w.safetensors")[0].name for folder in ("here", "there"))
-    assert here == there
+
+
+def test_weights_count_by_their_content(tmp_path: Path) -> None:
+    for folder, content in (("here", "a"), ("there", "a"), ("elsewhere", "b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.safetensors").write_text(content)
+    here, there, elsewhere = (
+        planned(weights=str(tmp_path / folder / "model.safetensors"))[0].name
+        for folder in ("here", "there", "elsewhere")
+    )
+    assert here == there != elsewhere
+    with pytest.raises(StudyError, match="cannot be read"):
+        planned(weights=str(tmp_path / "nowhere.safetensors"))
+
+
+def test_a_result_of_another_default_is_refused(worker: Worker) -> None:
+    runs = planned()[:1]
+    worker(runs)
+    (record,), _ = collect(runs, worker.out, worker.storage)
+    (worker.out / "journal.log").unlink()
+    config = record.run / "config.yaml"
+    config.write_text(config.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    with pytest.raises(StudyError, match=r"momentum=0\.8, which is 0\.9 now"):
+        Worker(worker.data, worker.out)(runs)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_evaluation_leaves_the_run_to_the_next(
+    worker: Worker, squares: Path, signum: signal.Signals
+) -> None:
+    def signalled(model: FineGrainedModel, dataset: FineGrainedDataset, out: Path) -> Mapping[str, float]:
+        os.kill(os.getpid(), signum)
+        time.sleep(1)
+        raise AssertionError("not stopped")
+
+    runs = planned()[:1]
+    with pytest.raises(Interrupted) as caught:
+        worker(runs, signalled)
+    assert caught.value.signum == signum
+    again = Worker(squares, worker.out)
+    again(runs)
+    assert again.started == [run.name for run in runs]
 
 
 def test_options_of_other_methods_fall_away() -> None:
@@ -172,7 +215,6 @@ def test_an_interrupted_worker_leaves_its_run_to_the_next(worker: Worker, square
     runs = planned()
     with pytest.raises(Interrupted):
         worker(runs, interrupts)
-    assert RunQueue(worker.storage).pending([run.name for run in runs]) == [run.name for run in runs]
     assert collect(runs, worker.out, worker.storage) == ([], [])
     again = Worker(squares, worker.out)
     again(runs)
@@ -193,7 +235,7 @@ study = Study("one", "One row", (Row("SCG", "guided", {"method": "ggam"}),), "")
 runs = plan(study, tiny, seeds)
 work(runs, data, out, open_storage(f"journal:{out}/journal.log"),
      lambda model, test, folder: evaluate(model, test).summary(),
-     on_start=lambda run, done, total: print("started", run.name, flush=True), beat=2.0)
+     on_start=lambda run, done, total: print("started", run.name, flush=True), on_wait=print, beat=2.0)
 """
 
 
@@ -232,7 +274,10 @@ def test_a_killed_workers_run_is_taken_over_from_its_last_checkpoint(squares: Pa
     taken = next(record for record in records if record.run == lost)
     epochs = (lost / "metrics.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[0]) for line in epochs] == list(range(1, 26))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the workers had: sums are added in another order otherwise
     alone = fit(RunConfig(squares, runs[0].recipe), tmp_path / "alone", measure)
+    torch.set_num_threads(threads)
     assert alone is not None
     assert taken.metrics["loss"] == pytest.approx(alone["last"]["loss"], rel=1e-12), "the same weights"
 

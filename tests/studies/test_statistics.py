@@ -100,7 +100,7 @@ def test_only_shared_seeds_count() -> None:
 
 
 def test_rows_that_are_the_same_do_not_differ() -> None:
-    assert paired_test(by_seed(0.1, 0.2), by_seed(0.1, 0.2)) == PairedTest(0.0, 0.0, 0.0, 1.0, 2)
+    assert paired_test(by_seed(0.1, 0.2), by_seed(0.1, 0.2)) == PairedTest(0.0, None, None, 1.0, 2)
 
 
 @pytest.mark.parametrize("step", [0.1, 1 / 3, 1e-3])

@@ -60,7 +60,7 @@ def test_references_by_what_they_are() -> None:
     families = {row.name: family_of(row) for row in study.rows}
     assert families["baseline"] == PLAIN
     assert families["SC"] == ATTENTION
-    assert families["uniform"] == "the target: uniform (control)"
+    assert families["uniform"] == "the uniform target (control)"
     backbones = table2(("baseline", "ggam"), ("a", "b"))
     assert {family_of(backbones.row(name)) for row in backbones.rows for name in row.references} == {PLAIN}
 

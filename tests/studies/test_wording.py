@@ -53,7 +53,7 @@ def test_a_clear_loss_and_a_row_that_does_not_differ(measured: Measured) -> None
     }
     (text,) = answer(build_table(study, measured(values)), "top1")
     assert f"Worse than the plain network: row A by 10.50{NBSP}points [9.88, 11.12]" in text
-    assert "No other row differs from the plain network beyond what chance explains" in text
+    assert "No other row differs from the plain network beyond what chance in training explains" in text
     assert "still leave room for −1.96 to +1.96 points" in text
 
 
@@ -77,7 +77,7 @@ def test_no_difference_is_not_called_equality(measured: Measured) -> None:
     table = build_table(ONE, measured({"baseline": BASE, "a": shifted(0.01, -0.01, 0.02, -0.02, 0.0)}))
     (text,) = answer(table, "top1")
     assert text.startswith(
-        "No row differs from the plain network beyond what chance explains (Holm-corrected"
+        "No row differs from the plain network beyond what chance in training explains (Holm-corrected"
     )
     assert "leave room for" in text
 

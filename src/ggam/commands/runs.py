@@ -11,11 +11,12 @@ from rich.table import Table
 from ggam.checkpoint import load_model
 from ggam.commands.console import progress
 from ggam.data.records import FineGrainedDataset
+from ggam.devices import default_device
 from ggam.evaluation.evaluate import evaluate as measure
+from ggam.evaluation.localization import localization_metrics
 from ggam.methods.base import FineGrainedModel
 from ggam.training.recipe import Precision, resolve_precision
 from ggam.training.run import CONFIG, RESULTS, RunConfig, RunError
-from ggam.training.trainer import default_device
 
 
 def open_run(run: Path) -> tuple[FineGrainedModel, RunConfig | None]:
@@ -60,8 +61,6 @@ def evaluator(
         replace(report, maps=None).write(out)
         if report.maps is None:
             return report.summary()
-        from ggam.evaluation.localization import localization_metrics
-
         return {**report.summary(), **localization_metrics(torch.from_numpy(report.maps), dataset)}
 
     return run

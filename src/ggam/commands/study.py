@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from cyclopts import Parameter
 from rich.table import Table
 
 from ggam.commands.console import CONSOLE, Switch, progress, quiet_lightning
 from ggam.commands.runs import evaluator
+from ggam.devices import DeviceError
 from ggam.methods.ggam import GGAMOptions
 from ggam.methods.insertion import InsertionOptions
-from ggam.studies.conclusion import Estimate, conclude, estimate
+from ggam.studies.conclusion import Estimate, conclude, estimate, measure_rows
 from ggam.studies.definition import STUDIES, table2
 from ggam.studies.queue import open_storage
-from ggam.studies.runner import DATA, PlannedRun, StudyError, claim_folder, collect, plan, work
+from ggam.studies.runner import DATA, PlannedRun, StudyError, claim_folder, collect, interruptible, plan, work
+from ggam.studies.table import StudyTable
 from ggam.studies.wording import answer, opening
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, flatten
+from ggam.weights import BackboneError
 
 
 def study(
@@ -72,8 +76,13 @@ def study(
         raise StudyError(f"--methods and --backbones belong to table2; {name} compares ways of one method")
     if len(backbones) > 1 and model.weights is not None:
         raise StudyError(f"--weights {model.weights} fits one of --backbones {' '.join(backbones)} at most")
+    if model.method != "ggam":
+        raise StudyError(f"--method {model.method}: the rows of a study name their methods; see --methods")
+    if name != "table2" and ggam.guidance_weight == 0:
+        raise StudyError(f"--guidance-weight 0: {name} has rows without guidance; expected a weight above 0")
     chosen = table2(methods, backbones) if name == "table2" else STUDIES[name]()
-    runs = plan(chosen, flatten(model, ggam, insertion, pictures, optimization, machine), seeds)
+    options = flatten(model, ggam, insertion, pictures, optimization, machine)
+    runs = plan(chosen, options, seeds)
     address = storage or f"journal:{out / 'journal.log'}"
     if dry_run:
         _list(runs, data, out, address)
@@ -85,25 +94,31 @@ def study(
         label = chosen.row(run.row).label
         CONSOLE.print(f"[bold]{done + 1}/{total}[/] {label}, seed {run.seed} → {run.name}")
 
+    def wait(count: int) -> None:
+        CONSOLE.print(f"waiting for {count} runs that other workers hold")
+
+    def show() -> tuple[StudyTable, Path]:
+        return conclude(chosen, runs, options, out, shared, shlex.join(["ggam", *sys.argv[1:]]))
+
     measure = evaluator(
         machine.precision, pictures.workers, accelerator=machine.accelerator, localization=True
     )
-    stop: Interrupted | None = None
     try:
-        with quiet_lightning():
-            work(runs, data, out, shared, measure, on_start=announce)
+        with quiet_lightning(), interruptible():
+            work(runs, data, out, shared, measure, on_start=announce, on_wait=wait)
+            show()  # before what may still go wrong
+            with progress("measuring costs") as step:
+                measure_rows(chosen, runs, out, shared, step)
     except Interrupted as stopped:
-        stop = stopped
-    with progress("measuring costs") as step:
-        table, page = conclude(
-            chosen, runs, out, shared, shlex.join(["ggam", *sys.argv[1:]]), costs=stop is None, on_round=step
-        )
-    if stop is not None:
+        _, page = show()
         print(
-            f"ggam: stopped by {stop}; everything is saved, go on with the same command; so far: {page}",
+            f"ggam: stopped by {stopped}; everything is saved, go on with the same command; so far: {page}",
             file=sys.stderr,
         )
-        sys.exit(128 + stop.signum)
+        sys.exit(128 + stopped.signum)
+    except (DeviceError, BackboneError, torch.OutOfMemoryError) as error:
+        print(f"ggam: the costs are not measured: {error}", file=sys.stderr)
+    table, page = show()
     for sentence in [opening(table, "top1"), *answer(table, "top1")] if table.records else []:
         CONSOLE.print(sentence)
     CONSOLE.print(f"tables, figure and page: {page}")

@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optuna.storages import BaseStorage
 
+from ggam.devices import default_device
 from ggam.files import write_atomic
 from ggam.studies.costs import Cost, measure_costs
 from ggam.studies.definition import Study
@@ -71,47 +72,68 @@ def estimate(
 def conclude(
     study: Study,
     runs: Sequence[PlannedRun],
+    options: Mapping[str, Any],
     out: Path,
     storage: BaseStorage,
     command: str,
-    *,
-    costs: bool,
-    on_round: OnRound | None = None,
 ) -> tuple[StudyTable, Path]:
     """Write tables, figure and page of what has been measured so far.
 
     Args:
         study: what was run.
         runs: its plan.
+        options: that the plan was made with.
         out: the folder of studies.
         storage: where the results are.
         command: what repeats the study.
-        costs: measure what the rows cost, unless it is known already.
-        on_round: called as `measure_costs` does.
 
     Returns:
         The table, and the page.
+
+    Raises:
+        StudyError: if a run was made with another recipe than it would be now.
     """
     records, failures = collect(runs, out, storage)
-    data = json.loads((out / DATA).read_text("utf-8"))
-    folder = out / study.name
-    known = _known_costs(folder / COSTS)
-    kinds = {run.row: run for run in reversed(runs)}  # the first seed of each row
-    if costs and any(run.name not in known for run in kinds.values()):
-        recipes = {run.name: run.recipe for run in kinds.values()}
-        known = measure_costs(recipes, data["classes"], rounds=ROUNDS, on_round=on_round)
-        values = {name: asdict(cost) for name, cost in known.items()}
-        write_atomic(folder / COSTS, json.dumps(values, indent=2) + "\n")
-    by_row = {row: known[run.name] for row, run in kinds.items() if run.name in known}
-    table = build_table(study, records, failures, by_row)
-    common = runs[0].recipe
-    return table, write_study(folder, table, Setup(data["name"], common, command))
+    known = _known_costs(out / study.name / COSTS)
+    costs = {run.row: known[key] for run in runs if (key := _cost_key(run)) in known}
+    table = build_table(study, records, failures, costs)
+    data = json.loads((out / DATA).read_text("utf-8"))["name"]
+    return table, write_study(out / study.name, table, Setup(data, options, command))
+
+
+def measure_rows(
+    study: Study, runs: Sequence[PlannedRun], out: Path, storage: BaseStorage, on_round: OnRound | None = None
+) -> None:
+    """Measure what the rows cost that have a finished run, unless it is known; `conclude` shows it.
+
+    Raises:
+        ValueError: as `measure_costs`.
+        RuntimeError: of torch, where the device's memory does not suffice.
+    """
+    records, _ = collect(runs, out, storage)
+    done = {record.row for record in records}
+    first_seeds = {run.row: run for run in reversed(runs) if run.row in done}
+    file = out / study.name / COSTS
+    recipes = {_cost_key(run): run.recipe for run in first_seeds.values()}
+    if not recipes.keys() - _known_costs(file).keys():
+        return
+    classes = json.loads((out / DATA).read_text("utf-8"))["classes"]
+    costs = measure_costs(recipes, classes, rounds=ROUNDS, on_round=on_round)
+    values = {name: asdict(cost) for name, cost in costs.items()}
+    write_atomic(file, json.dumps(values, indent=2) + "\n")
 
 
 def _known_costs(file: Path) -> dict[str, Cost]:
     if not file.is_file():
         return {}
     return {name: Cost(**values) for name, values in json.loads(file.read_text("utf-8")).items()}
+
+
+def _cost_key(run: PlannedRun) -> str:
+    """What decides a row's costs: its first run, and what it is measured on."""
+    machine = run.recipe.machine
+    compiled = ", compiled" if machine.compile else ""
+    return f"{run.name} on {default_device(machine.accelerator)}{compiled}"
 
 
 def _network(run: PlannedRun) -> str:

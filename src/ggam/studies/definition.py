@@ -68,8 +68,7 @@ def table2(methods: Sequence[str] = (), backbones: Sequence[str] = ()) -> Study:
         "table2",
         "Table 2: the methods compared",
         tuple(rows),
-        "Which method names more pictures right than the plain network, at equal backbone, classifier, "
-        "recipe and budget?",
+        "Which method names more pictures right than the plain network, trained by the same recipe?",
     )
 
 
@@ -113,12 +112,18 @@ def guidance() -> Study:
 
     The control is `uniform`, a target without any information.
     """
-    start = {"target": "standardized", "classes": "predicted", "gradient_at": "features"}
+    start = {
+        "target": "standardized",
+        "classes": "predicted",
+        "gradient_at": "features",
+        "guided": "channel",
+        "guidance_reaches": "backbone",
+    }
     variants: dict[str, tuple[str, dict[str, Any]]] = {
-        "standardized": ("target: standardized sigmoid", {}),
-        "uniform": ("target: uniform (control)", {"target": "uniform"}),
-        "sigmoid": ("target: sigmoid, normalised", {"target": "sigmoid"}),
-        "softmax": ("target: softmax", {"target": "softmax"}),
+        "standardized": ("standardized target", {}),
+        "uniform": ("uniform target (control)", {"target": "uniform"}),
+        "sigmoid": ("sigmoid target", {"target": "sigmoid"}),
+        "softmax": ("softmax target", {"target": "softmax"}),
         "label": ("Grad-CAM of the label's class", {"classes": "label"}),
         "attended": ("Grad-CAM at D", {"gradient_at": "attended"}),
         "both": ("S and T guided", {"guided": "both"}),

@@ -10,7 +10,7 @@ from ggam.files import write_atomic
 from ggam.studies.claims import claims_for
 from ggam.studies.figures import draw, render
 from ggam.studies.formats import to_csv, to_latex, to_markdown
-from ggam.studies.page import Setup, write_study_page
+from ggam.studies.page import NOT_COMMON, Setup, write_study_page
 from ggam.studies.table import METRICS, Line, StudyTable
 from ggam.studies.wording import (
     Column,
@@ -98,7 +98,7 @@ def _table_json(table: StudyTable, setup: Setup, rows: list[dict[str, Any]]) -> 
         "provisional": provisional(table) or None,
         "data": setup.data,
         "command": setup.command,
-        "recipe": {name: value for name, value in setup.recipe.to_flat().items() if name != "seed"},
+        "recipe": {name: value for name, value in setup.options.items() if name not in NOT_COMMON},
         "metrics": {key: METRICS[key]._asdict() for key in table.metrics},
         "controls": dict(table.controls),
         "rows": rows,
@@ -143,7 +143,7 @@ def _table_latex(table: StudyTable, sheets: list[_Sheet]) -> str:
 
 
 def _sheets(table: StudyTable, setup: Setup) -> list[_Sheet]:
-    claims = claim_columns(table, setup.recipe.model.backbone)
+    claims = claim_columns(table, setup.options["backbone"])
     spread = "Mean ± standard deviation over the seeds."
     note = f"{spread} In italics: claimed by the paper, not measured here." if claims else spread
     sheets = [_Sheet(f"Measured on {setup.data}", [*result_columns(table), *claims], note)]
@@ -164,7 +164,7 @@ def _sheets(table: StudyTable, setup: Setup) -> list[_Sheet]:
 
 def _row(line: Line, table: StudyTable, setup: Setup) -> dict[str, Any]:
     """A line as plain values."""
-    claims = claims_for(table.study.name, line.row, setup.recipe.model.backbone)
+    claims = claims_for(table.study.name, line.row, setup.options["backbone"])
     costs = {} if line.cost is None else asdict(line.cost)
     return {
         "row": line.row.name,

@@ -1,7 +1,7 @@
 """The page of a study: question, answer, figure, tables, protocol, and how to run it again."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from ggam.report.page import write_page
 from ggam.studies.claims import BACKBONE_TITLES, CLAIMS, DATA_TITLES
 from ggam.studies.figures import DARK, LIGHT, describe, draw, render
+from ggam.studies.runner import combine
 from ggam.studies.table import METRICS, StudyTable
 from ggam.studies.wording import (
     MISSING,
@@ -22,7 +23,9 @@ from ggam.studies.wording import (
     provisional,
     result_columns,
 )
-from ggam.training.recipe import Recipe
+
+NOT_COMMON = {"method", "seed"}
+"""Options that differ from run to run."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Setup:
 
     data: str
     """Name of the data set."""
-    recipe: Recipe
-    """Common to all rows."""
+    options: Mapping[str, Any]
+    """By the flat names of the recipe: what rows leave open is common to all."""
     command: str
     """What repeats it."""
 
@@ -49,7 +52,7 @@ def write_study_page(path: Path, table: StudyTable, setup: Setup) -> Path:
         answers=[opening(table, primary), *answer(table, primary)],
         provisional=provisional(table),
         figure=_figure(table, primary) if primary else None,
-        results=_grid([*result_columns(table), *claim_columns(table, setup.recipe.model.backbone)]),
+        results=_grid([*result_columns(table), *claim_columns(table, setup.options["backbone"])]),
         heat=_grid(heat_columns(table)),
         meanings=_meanings(key for key in table.metrics if key not in table.controls),
         heat_meanings=_meanings(table.controls),
@@ -59,8 +62,8 @@ def write_study_page(path: Path, table: StudyTable, setup: Setup) -> Path:
         protocol=_protocol(table, setup),
         settings=[
             (name, MISSING if value is None else str(value))
-            for name, value in setup.recipe.to_flat().items()
-            if name != "seed"
+            for name, value in setup.options.items()
+            if name not in NOT_COMMON
         ],
         failures=[(table.line(f.row).row.label, f.seed, f.reason) for f in table.failures],
         command=setup.command,
@@ -68,12 +71,11 @@ def write_study_page(path: Path, table: StudyTable, setup: Setup) -> Path:
 
 
 def _setting(table: StudyTable, setup: Setup) -> str:
-    model = setup.recipe.model
     runs = len(table.records)
     named = {str(row.options["backbone"]) for row in table.study.rows if "backbone" in row.options}
-    backbone = ", ".join(sorted(named)) or model.backbone
+    backbone = ", ".join(sorted(named)) or setup.options["backbone"]
     finished = "1 finished run" if runs == 1 else f"{runs} finished runs"
-    return f"{setup.data}, {backbone} at {model.image_size} pixels; {finished}"
+    return f"{setup.data}, {backbone} at {setup.options['image_size']} pixels; {finished}"
 
 
 def _figure(table: StudyTable, metric: str) -> dict[str, str]:
@@ -165,11 +167,20 @@ def _protocol(table: StudyTable, setup: Setup) -> list[str]:
         texts.append(
             "Pictures: " + ", ".join(f"{number} {part}" for part, number in dict(counts[0]).items()) + "."
         )
-    recipe = setup.recipe
     texts.append(
-        f"All rows share backbone, classifier, budget ({recipe.optimization.epochs} epochs, batches of "
-        f"{recipe.data.batch_size}) and, seed by seed, the split and the order of the pictures. The seeds "
-        "are all that varies within a row: what another draw of test pictures would do is in no interval "
-        "here."
+        f"All rows share the classifier, the budget ({setup.options['epochs']} epochs, batches of "
+        f"{setup.options['batch_size']}) and, seed by seed, the split and the order of the pictures. The "
+        "seeds are all that varies within a row: what another draw of test pictures would do is in no "
+        "interval here. p holds for a number of seeds that was fixed beforehand."
     )
+    if setup.options.get("pool") == "max":
+        texts.append("The rows of GGAM pool by the maximum, as this preset does; the plain network averages.")
+    published = {
+        f"{row.label} starts from {recipe.backbone}"
+        for row in table.study.rows
+        if (recipe := combine(setup.options, row, 0)).backbone != recipe.model.backbone
+    }
+    texts += [
+        f"{text}, weights of another ImageNet training than the other rows'." for text in sorted(published)
+    ]
     return texts

@@ -3,12 +3,13 @@
 Each attempt at a run is an Optuna trial whose user attribute `run` names the run. A trial goes from
 WAITING to RUNNING by one worker only; this is what claims it. While a worker trains, a thread of it
 counts up the trial's `beat`. A worker that sees another's count stand still for some beats, on its own
-clock, so that clocks need not agree, declares that attempt FAILed and the run open again.
+clock, so that clocks need not agree, declares that attempt FAILed and the run open again. Should the
+silent worker wake up, it ends at once: the run's folder is the other's now.
 """
 
 import os
-import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +25,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-NAME = "ggam"
 ATTEMPTS = 2
 """How often a worker lets a run fail before it leaves it."""
+DEATHS = 5
+"""How many workers may die over a run before it is left."""
+LOST = 75
+"""The exit code of a worker whose run was taken over: "temporary failure" in sysexits.h."""
 _PATIENCE = 4
 """Beats without a sign of life after which a worker counts as dead."""
 
@@ -61,13 +65,14 @@ class RunQueue:
 
     Args:
         storage: shared by all workers.
+        name: of what the runs are on; one storage can hold the runs on several data sets.
         beat: seconds between two signs of life.
     """
 
-    def __init__(self, storage: BaseStorage, *, beat: float = 15.0) -> None:
+    def __init__(self, storage: BaseStorage, name: str, *, beat: float = 15.0) -> None:
         self.storage = storage
         self.beat = beat
-        self._study = _open_study(storage)
+        self._study = _open_study(storage, name)
         self._first = len(self._trials())
         self._seen: dict[int, tuple[Any, float]] = {}
 
@@ -111,18 +116,21 @@ class RunQueue:
         }
 
     def reasons(self) -> dict[str, str]:
-        """Why runs failed, the last failure of each."""
+        """Why runs failed, of those whose last attempt did."""
         return {
-            trial.user_attrs["run"]: trial.user_attrs.get("reason", "unknown")
-            for trial in self._trials()
-            if trial.state == TrialState.FAIL
+            run: tried[-1].user_attrs.get("reason", "unknown")
+            for run, tried in self._attempts().items()
+            if tried[-1].state == TrialState.FAIL
         }
 
     def reason(self, run: str, tried: Sequence[FrozenTrial] | None = None) -> str | None:
-        """Why this worker leaves a run: the last failure of `ATTEMPTS` since it started, else None."""
+        """Why this worker leaves a run that failed too often since it started, else None."""
         tried = self._attempts().get(run, []) if tried is None else tried
         failed = [t for t in tried if t.state == TrialState.FAIL and t.number >= self._first]
-        return failed[-1].user_attrs.get("reason", "unknown") if len(failed) >= ATTEMPTS else None
+        deaths = sum(t.user_attrs.get("died", False) for t in failed)
+        if deaths < DEATHS and len(failed) - deaths < ATTEMPTS:
+            return None
+        return failed[-1].user_attrs.get("reason", "unknown")
 
     def _trials(self) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self._study, deepcopy=False)
@@ -168,25 +176,21 @@ class RunQueue:
                 self._seen[trial.number] = (beat, now)
             elif now - since > _PATIENCE * self.beat:
                 worker = trial.user_attrs.get("worker", "unknown")
-                _end(self.storage, self._id(trial), TrialState.FAIL, reason=f"worker {worker} died")
+                reason = f"worker {worker} died"
+                _end(self.storage, self._id(trial), TrialState.FAIL, reason=reason, died=True)
 
 
 class Claim:
-    """A run that this worker, and no other, works on.
-
-    Attributes:
-        lost: whether another worker took the run over; whatever this one does to it no longer counts.
-    """
+    """A run that this worker, and no other, works on."""
 
     def __init__(self, queue: RunQueue, run: str, trial: int) -> None:
         self.queue = queue
         self.run = run
         self.trial = trial
-        self.lost = False
 
     @contextmanager
     def kept_alive(self) -> Iterator[None]:
-        """Give signs of life while the block runs; stop it by SIGTERM if the run was taken over."""
+        """Give signs of life while the block runs; end this process if the run was taken over."""
         done = threading.Event()
         thread = threading.Thread(target=self._beat, args=(done,), daemon=True)
         thread.start()
@@ -215,17 +219,21 @@ class Claim:
             try:
                 self.queue.storage.set_trial_user_attr(self.trial, "beat", count)
             except UpdateFinishedTrialError:
-                self.lost = True
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            done.wait(self.queue.beat)
+                # At once: whatever this process still wrote would go between what the other writes.
+                print(f"ggam: silent for too long, another worker has taken over {self.run}", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(LOST)
+            except Exception:  # a storage that is not there just now may be back at the next beat
+                continue
+            finally:
+                done.wait(self.queue.beat)
 
 
-def _open_study(storage: BaseStorage) -> int:
+def _open_study(storage: BaseStorage, name: str) -> int:
     try:
-        return storage.create_new_study([StudyDirection.MAXIMIZE], NAME)
+        return storage.create_new_study([StudyDirection.MAXIMIZE], name)
     except DuplicatedStudyError:
-        return storage.get_study_id_from_name(NAME)
+        return storage.get_study_id_from_name(name)
 
 
 def _end(storage: BaseStorage, trial: int, state: TrialState, **attributes: Any) -> None:

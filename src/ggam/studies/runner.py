@@ -8,10 +8,14 @@ folder of results for each study.
 import hashlib
 import json
 import shutil
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -21,18 +25,30 @@ from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import relative_path
 from ggam.files import write_atomic
 from ggam.methods import METHODS
+from ggam.methods.base import FineGrainedModel
 from ggam.studies.definition import Row, Study
 from ggam.studies.queue import Claim, RunQueue
 from ggam.studies.records import Failure, RunRecord
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import Recipe
-from ggam.training.run import CONFIG, RESULTS, Evaluate, RunConfig, RunError, fit, require_readable
+from ggam.training.run import (
+    CONFIG,
+    RESULTS,
+    Evaluate,
+    RunConfig,
+    RunError,
+    find_checkpoint,
+    fit,
+    require_readable,
+)
 from ggam.training.trainer import CHECKPOINTS
 
 RUNS = "runs"
 DATA = "data.json"
 _NOT_THE_RESULT = {"workers", "cache", "accelerator", "devices", "nodes", "compile"}
 """Options that do not make another run of it."""
+_COUNTS = {"epoch", "pictures", "classes"}
+"""What stands beside the measures in `results.json`."""
 
 
 class StudyError(ValueError):
@@ -94,6 +110,7 @@ def work(
     evaluate: Evaluate,
     *,
     on_start: Callable[[PlannedRun, int, int], None],
+    on_wait: Callable[[int], None],
     beat: float = 15.0,
 ) -> None:
     """Train whatever is open, until every run is finished or given up, here or by another worker.
@@ -105,6 +122,7 @@ def work(
         storage: shared with the other workers.
         evaluate: measures a model on the test pictures.
         on_start: called with a run, how many are finished, and how many there are.
+        on_wait: called once each time only runs of other workers are left, with their number.
         beat: seconds between two signs of life.
 
     Raises:
@@ -112,12 +130,17 @@ def work(
     """
     by_name = {run.name: run for run in runs}
     names = list(by_name)
-    queue = RunQueue(storage, beat=beat)
+    queue = RunQueue(storage, _queue_name(out), beat=beat)
+    waiting = False
     while pending := queue.pending(names):
         claim = queue.claim(pending)
         if claim is None:
+            if not waiting:
+                on_wait(len(pending))
+            waiting = True
             time.sleep(beat)
             continue
+        waiting = False
         on_start(by_name[claim.run], len(names) - len(pending), len(names))
         _attempt(claim, by_name[claim.run], data, out / RUNS / claim.run, evaluate)
 
@@ -125,12 +148,17 @@ def work(
 def collect(
     runs: Sequence[PlannedRun], out: Path, storage: BaseStorage
 ) -> tuple[list[RunRecord], list[Failure]]:
-    """What has been measured so far, and what failed last and is not finished."""
-    queue = RunQueue(storage)
+    """What has been measured so far, and what failed last and is not finished.
+
+    Raises:
+        StudyError: if a run was made with another recipe than it would be now.
+    """
+    queue = RunQueue(storage, _queue_name(out))
     results, reasons = queue.results(), queue.reasons()
     records, failures = [], []
     for run in runs:
         if run.name in results:
+            _require_same(run, results[run.name]["recipe"])
             records.append(_record(run, out / RUNS / run.name, results[run.name]))
         elif run.name in reasons:
             failures.append(Failure(run.row, run.seed, reasons[run.name]))
@@ -178,12 +206,12 @@ def _attempt(claim: Claim, run: PlannedRun, data: Path, folder: Path, evaluate: 
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)
             with claim.kept_alive():
-                fit(config, folder, evaluate, resume=resume, read=True)
+                fit(config, folder, partial(_interruptibly, evaluate), resume=resume, read=True)
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # `model/` is what is used
         results = json.loads((folder / RESULTS).read_text("utf-8"))
-    except Interrupted:
-        if claim.lost:
-            return
+        results["recipe"] = _deciding(RunConfig.read(folder).recipe)
+        _require_same(run, results["recipe"])
+    except (Interrupted, StudyError):
         claim.release()
         raise
     except Exception as error:  # whatever it is, the other runs need not wait for it
@@ -200,10 +228,33 @@ def _resumable(config: RunConfig, folder: Path) -> bool:
     if not (folder / CONFIG).is_file():
         return False
     try:
-        stored = RunConfig.read(folder)
+        find_checkpoint(config, folder, resume=True)
     except RunError:
         return False
-    return stored.data == config.data.resolve() and stored.recipe == config.recipe
+    return True
+
+
+def _interruptibly(
+    evaluate: Evaluate, model: FineGrainedModel, dataset: FineGrainedDataset, out: Path
+) -> Mapping[str, float]:
+    """Evaluate with our signal handlers; Lightning leaves its own behind, which only print."""
+    with interruptible():
+        return evaluate(model, dataset, out)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `Interrupted` on SIGINT and SIGTERM; while a run trains, it handles them itself."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    previous = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 def _record(run: PlannedRun, folder: Path, results: Mapping[str, Any]) -> RunRecord:
@@ -213,7 +264,11 @@ def _record(run: PlannedRun, folder: Path, results: Mapping[str, Any]) -> RunRec
         seed=run.seed,
         run=folder,
         protocol=results["protocol"],
-        metrics={name: value for name, value in chosen.items() if isinstance(value, int | float)},
+        metrics={
+            name: value
+            for name, value in chosen.items()
+            if isinstance(value, int | float) and name not in _COUNTS
+        },
         training_seconds=results["training_seconds"],
         epochs=run.recipe.optimization.epochs,
         pictures=results["pictures"],
@@ -223,21 +278,58 @@ def _record(run: PlannedRun, folder: Path, results: Mapping[str, Any]) -> RunRec
 def _planned(row: Row, recipe: Recipe) -> PlannedRun:
     default = Recipe().to_flat()
     # Without what is left at its default, so that a new option does not make old runs other ones.
-    values = {
-        name: value
-        for name, value in recipe.to_flat().items()
-        if value != default[name] and name not in _NOT_THE_RESULT
-    }
-    if recipe.model.weights is not None:  # it may lie elsewhere on another machine
-        values["weights"] = recipe.model.weights.name
+    values = {name: value for name, value in _deciding(recipe).items() if value != default.get(name)}
     seed = recipe.machine.seed
     name = f"{recipe.model.method}-seed{seed}-{_digest(values)[:8]}"
     return PlannedRun(row.name, seed, recipe, name)
 
 
-def _named(part: FineGrainedDataset) -> list[tuple[str, str]]:
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """The options that decide a run's result; a file of weights counts by its content."""
+    values = {name: value for name, value in recipe.to_flat().items() if name not in _NOT_THE_RESULT}
+    if recipe.model.weights is not None:
+        values["weights"] = _content(recipe.model.weights)
+    return values
+
+
+@cache
+def _content(file: Path) -> str:
+    """The digest of a file.
+
+    Raises:
+        StudyError: if it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StudyError(f"--weights {file}: cannot be read ({error.strerror})") from error
+
+
+def _require_same(run: PlannedRun, made_with: Mapping[str, Any]) -> None:
+    """Refuse a result of other defaults, as another version of this package may have had them.
+
+    Raises:
+        StudyError: naming the option.
+    """
+    now = _deciding(run.recipe)
+    for name, value in made_with.items():
+        if name in now and now[name] != value:
+            raise StudyError(
+                f"{RUNS}/{run.name}: was made with {name}={value}, which is {now[name]} now (a default has "
+                "changed since); choose another --out, or spell out the old value"
+            )
+
+
+def _queue_name(out: Path) -> str:
+    return f"ggam-{json.loads((out / DATA).read_text('utf-8'))['digest'][:16]}"
+
+
+def _named(part: FineGrainedDataset) -> list[tuple[str, str, int]]:
+    """Each picture's name, class and size in bytes."""
     return [
-        (relative_path(sample.path, part.root), part.class_names[sample.label]) for sample in part.samples
+        (relative_path(sample.path, part.root), part.class_names[sample.label], sample.path.stat().st_size)
+        for sample in part.samples
     ]
 
 

@@ -83,8 +83,9 @@ def paired_test(row: Mapping[int, float], reference: Mapping[int, float]) -> Pai
     leave out as far as it strikes both alike. With differences d_i of mean d̄ and standard deviation s,
     t = d̄ / (s / √n) with n - 1 degrees of freedom; the interval is d̄ ± t_0.975 · s / √n.
 
-    Where all differences are equal their spread is unknown and t has no value. Equal to zero, the rows
-    are the same and p = 1; equal to anything else says that the seeds are too few to test: p is None.
+    Where all differences are equal their spread is unknown and t has no value, nor has the interval.
+    Equal to zero, nothing speaks for a difference, and p = 1; equal to anything else says that the seeds
+    are too few to test, and p is None.
 
     Args:
         row: the measure by seed.
@@ -103,7 +104,7 @@ def paired_test(row: Mapping[int, float], reference: Mapping[int, float]) -> Pai
     scale = max(abs(values[seed]) for values in (row, reference) for seed in seeds)
     if float(np.ptp(differences)) <= _ROUNDING * scale:
         same = abs(mean) <= _ROUNDING * scale
-        return PairedTest(0.0, 0.0, 0.0, 1.0, count) if same else PairedTest(mean, None, None, None, count)
+        return PairedTest(0.0, None, None, 1.0, count) if same else PairedTest(mean, None, None, None, count)
     error = float(differences.std(ddof=1)) / math.sqrt(count)
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
@@ -111,7 +112,7 @@ def paired_test(row: Mapping[int, float], reference: Mapping[int, float]) -> Pai
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Corrected p-values: the chance that any of the rows looks this good by chance alone.
+    """Corrected p-values: called a difference at p̃ ≤ α, no row is one by chance with probability 1 - α.
 
     Holm's step-down (1979, "A simple sequentially rejective multiple test procedure"): with the m
     p-values sorted, p̃_(i) = max over j ≤ i of min(1, (m - j + 1) · p_(j)). It holds however the tests

@@ -184,11 +184,15 @@ def _verdict(compared: Sequence[tuple[Line, Comparison]], family: str, metric: M
         lows = [c.test.low for c in rest if c.test.low is not None]
         highs = [c.test.high for c in rest if c.test.high is not None]
         unit = " points" if metric.unit else ""
+        room = (
+            f"; the intervals of the differences still leave room for "
+            f"{metric.shown(min(lows), signed=True)} to {metric.shown(max(highs), signed=True)}{unit}"
+            if lows and highs
+            else ""
+        )
         sentences.append(
-            f"{who} differs from {family} beyond what chance explains "
-            f"(Holm-corrected p{_BLANK}>{_BLANK}{LEVEL:g}); the intervals of the differences still leave "
-            f"room for {metric.shown(min(lows), signed=True)} to "
-            f"{metric.shown(max(highs), signed=True)}{unit}."
+            f"{who} differs from {family} beyond what chance in training explains "
+            f"(Holm-corrected p{_BLANK}>{_BLANK}{LEVEL:g}){room}."
         )
     untested = [line.row.label for line, c in compared if c.corrected is None]
     if untested:
