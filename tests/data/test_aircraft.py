@@ -131,8 +131,8 @@ def test_full_size_lists(tmp_path: Path) -> None:
         (data / f"images_variant_{split}.txt").write_text("".join(lines))
     (data / "images_box.txt").write_text("".join(f"{n:07d} 1 1 900 500\n" for n in range(10000)))
 
-    start = time.perf_counter()
+    start = time.process_time()
     counts = [len(load_dataset(tmp_path, split=split)) for split in ("train", "test")]
 
     assert counts == [6667, 3333]
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -126,6 +126,6 @@ def test_a_picture_without_a_class_and_one_listed_twice(tmp_path: Path) -> None:
 
 def test_full_size_lists(tmp_path: Path) -> None:
     write_nabirds(tmp_path, 48562)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load_dataset(tmp_path, split="train")) == 48562 - 12141
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
