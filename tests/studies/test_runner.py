@@ -110,7 +110,8 @@ def test_a_plan_pairs_the_seeds_of_all_rows() -> None:
 
 def test_a_run_is_known_by_what_decides_its_result() -> None:
     (plain, guided) = planned()
-    assert planned(workers=3, cache="somewhere")[1].name == guided.name
+    assert planned(workers=3)[1].name == guided.name
+    assert planned(cache="here")[1].name == planned(cache="there")[1].name != guided.name
     assert planned(epochs=3)[1].name != guided.name
     assert planned(guidance_weight=2.0)[1].name != guided.name
     assert planned(guidance_weight=2.0)[0].name == plain.name, "the plain network has no such option"

@@ -285,10 +285,12 @@ def _planned(row: Row, recipe: Recipe) -> PlannedRun:
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
-    """The options that decide a run's result; a file of weights counts by its content."""
+    """The options that decide a run's result; of files, what is in them, wherever they lie."""
     values = {name: value for name, value in recipe.to_flat().items() if name not in _NOT_THE_RESULT}
     if recipe.model.weights is not None:
         values["weights"] = _content(recipe.model.weights)
+    if recipe.data.cache is not None:  # crops of resized pictures differ a little from resized crops
+        values["cache"] = True
     return values
 
 

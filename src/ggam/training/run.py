@@ -37,7 +37,7 @@ from ggam.training.trainer import CHECKPOINTS, METRICS, build_trainer, run_train
 
 CONFIG = "config.yaml"
 RESULTS = "results.json"
-_MACHINE_ONLY = {"workers", "cache", "devices", "nodes", "accelerator", "precision", "compile"}
+_MACHINE_ONLY = {"workers", "devices", "nodes", "accelerator", "precision", "compile"}
 """What may differ between the parts of a resumed run."""
 
 _NAMED_FILES = 20
