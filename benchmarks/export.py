@@ -70,6 +70,7 @@ def onnx_call(path: Path, images: torch.Tensor, threads: int) -> Callable[[], ob
     """One batch through a file of `export_model`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # while others have their turn
     session = onnxruntime.InferenceSession(path, options)
     inputs = {"images": images.numpy()}
     if len(session.get_inputs()) > 1:

@@ -1,9 +1,10 @@
-"""What every test may use: small data sets made on the spot, and no network."""
+"""What every test may use: small data sets made on the spot, a browser, and no network."""
 
 import importlib
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 # Before torch and the hub client are imported: two cores, and no address to ask for weights.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 # Before torchvision, which it makes importable beside a CPU-only torch.
 importlib.import_module("ggam")
@@ -58,3 +60,19 @@ def ggam(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="module")  # while it is open, no test can run an event loop of its own
+def browser() -> Iterator[Browser]:
+    """Chromium as the system has it, which asks nobody for anything."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    quiet = (
+        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync"
+    )
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=quiet.split())
+        yield launched
+        launched.close()

@@ -85,6 +85,8 @@ def test_train_leaves_a_whole_run_directory(trained: Path) -> None:
         "evaluation/last/metrics.json",
         "evaluation/best/confusion.png",
         "report/index.html",
+        "examples/0-1.jpg",
+        "examples/1-2.jpg",
     ):
         assert (trained / name).stat().st_size > 0, name
 
@@ -126,10 +128,18 @@ def test_explain_writes_a_panel_and_maps_and_names_what_it_could_not_read(
     assert np.load(tmp_path / "panels/0.npy").ndim == 3
 
 
-def test_resume_needs_only_the_run(ggam: Run, trained: Path) -> None:
+def test_explanations_enter_the_report_and_stay_when_the_run_is_resumed(ggam: Run, trained: Path) -> None:
+    page = trained / "report/index.html"
+    assert "Whether the answer depends on it" not in page.read_text()
+    code, out, err = ggam("evaluate", trained, "--explanations", "--perturbed", 2, "--workers", 0)
+    assert code == 0, err
+    assert "the run's report has the tables now" in " ".join(out.split())
+    assert "Whether the answer depends on it" in page.read_text()
+    # To resume needs only the run.
     code, out, err = ggam("train", "--out", trained, "--resume")
     assert code == 0, err
     assert "held out" in out
+    assert "Whether the answer depends on it" in page.read_text()
 
 
 def test_a_recipe_file_gives_options_and_flags_override_it(ggam: Run, squares: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Turns and peak memory."""
 
 import time
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ def test_calls_take_turns_and_none_always_follows_the_same() -> None:
     called = []
     rounds = []
     calls = {name: lambda name=name: called.append(name) for name in "abc"}
-    seconds = take_turns(calls, 3, CPU, on_round=lambda done, total: rounds.append((done, total)))
-    assert "".join(called) == "abc" + "bca" + "cab"
-    assert rounds == [(1, 3), (2, 3), (3, 3)]
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+    seconds = take_turns(calls, 12, CPU, on_round=lambda done, total: rounds.append((done, total)))
+    turns = [called[start : start + 3] for start in range(0, 36, 3)]
+    assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
+    followed = {(before, after) for before, after in pairwise(called) if before != after}
+    assert followed == set(permutations("abc", 2))
+    assert rounds == [(done, 12) for done in range(1, 13)]
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 12, "b": 12, "c": 12}
 
 
 def test_the_slow_one_is_seen() -> None:

@@ -1,5 +1,6 @@
 """What a call costs in time and memory, measured so that a busy machine does not decide who is faster."""
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +18,8 @@ def take_turns(
     """Seconds of every call in each round; call them once before, to warm up.
 
     Whatever else the machine does strikes all of them alike, so that ratios within a round hold where
-    seconds do not. Each round starts with another call, so that none always follows the same one.
+    seconds do not. Each round goes in another order, drawn at random: what a call leaves behind, like threads
+    that still spin, would otherwise always cost the same next one.
 
     Args:
         calls: what is timed, by name.
@@ -26,10 +28,9 @@ def take_turns(
         on_round: called after each round with the rounds done and their total.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    draw = random.Random(0)
     for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in draw.sample(list(calls), len(calls)):
             seconds[name].append(_time(calls[name], device))
         if on_round is not None:
             on_round(turn + 1, rounds)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ggam.data.layouts import load_dataset
 from ggam.overlays import overlay
 from ggam.predictor import Predictor
-from ggam.serve.examples import Examples
+from ggam.serve.examples import Examples, keep_examples
 from ggam.serve.limits import Limits
 from serving import NAMES, SlowPredictor, encoded, photo, serving
 
@@ -275,6 +276,19 @@ def test_examples_of_classes(predictor: Predictor, tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(response.content)).size == (320, 213)
         for path in ("/examples/1/2", "/examples/0/0", "/examples/-1/0", "/examples/2/0", "/examples/7/0"):
             assert refusal(client.get(path)) == (404, "no such example")
+
+
+def test_a_run_keeps_two_pictures_of_each_class(squares: Path, tmp_path: Path) -> None:
+    keep_examples(tmp_path, load_dataset(squares, split="train"), seed=0)
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "examples").iterdir()}
+    assert sorted(kept) == [f"{label}-{number}.jpg" for label in range(3) for number in (1, 2)]
+    # Classes in alphabetical order: blue, green, red.
+    for label, channel in enumerate((2, 1, 0)):
+        pixels = np.asarray(Image.open(io.BytesIO(kept[f"{label}-1.jpg"])))
+        assert pixels.mean(axis=(0, 1)).argmax() == channel
+    keep_examples(tmp_path, load_dataset(squares, split="train"), seed=0)
+    assert kept == {file.name: file.read_bytes() for file in (tmp_path / "examples").iterdir()}
+    assert Examples.beside(tmp_path, 3).counts() == {0: 2, 1: 2, 2: 2}
 
 
 def test_a_failing_model_is_an_error_of_one_request(caplog: pytest.LogCaptureFixture) -> None:

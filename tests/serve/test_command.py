@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from ggam import cli
+from ggam.serve.server import listen
 from serving import encoded, photo
 
 Process = subprocess.Popen[str]
@@ -106,3 +107,10 @@ def test_what_is_missing_is_named(
     monkeypatch.setattr(builtins, "__import__", without)
     said = refused(monkeypatch, capsys, model_folder)
     assert "ggam serve needs more packages (uvicorn): pip install 'ggam[serve]'" in said
+
+
+def test_answers_leave_at_once() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

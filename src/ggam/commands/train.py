@@ -15,9 +15,11 @@ from ggam.methods.ggam import GGAMOptions
 from ggam.methods.insertion import InsertionOptions
 from ggam.model_card import CARD_FILE, write_run_card
 from ggam.report import write_report
+from ggam.report.run import REPORT_FILE
+from ggam.serve.examples import keep_examples
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, Recipe
-from ggam.training.run import RunConfig, fit
+from ggam.training.run import RunConfig, fit, load_parts
 
 
 def train(
@@ -82,9 +84,12 @@ def train(
         used.data, split="test", layout=used.recipe.data.layout, seed=used.recipe.machine.seed
     ).with_transform(trained.config.transform())
     trained.to(default_device(machine.accelerator))
-    with progress("drawing the gallery") as step:
-        page = write_report(out, trained, test, workers=used.recipe.data.workers, on_batch=step)
     card = write_run_card(out, trained, test)
+    keep_examples(out, load_parts(used)[0], used.recipe.machine.seed)
+    page = out / REPORT_FILE
+    if not page.is_file():  # else the run was finished before, and ggam evaluate may have added to the page
+        with progress("drawing the gallery") as step:
+            write_report(out, trained, test, workers=used.recipe.data.workers, on_batch=step)
     CONSOLE.print(results_table(results))
     CONSOLE.print(f"{results['protocol']}\nreport: {page}")
     say_card(out / "model" / CARD_FILE, written=card)

@@ -14,6 +14,7 @@ from ggam.evaluation.accuracy import EvaluationError, Prediction
 from ggam.evaluation.estimates import METRICS, Estimate, estimate, reading
 from ggam.files import replacing, write_atomic
 from ggam.methods.base import FineGrainedModel
+from ggam.panels import MAP_TITLES
 
 SUMMARY_FILE = "explanations.json"
 PICTURES_FILE = "explanations.csv"
@@ -172,10 +173,11 @@ class ExplanationReport:
     def notes(self) -> list[str]:
         """What the table does not say: what was measured, empty maps, and S against β."""
         one = self.settings
-        empty = ", ".join(f"{kind} {values['empty'].mean():.1%}" for kind, values in self.values.items())
+        perturbed = f"{one.perturbed} of them, drawn at random, were" if one.perturbed else "none was"
+        empty = ", ".join(f"{MAP_TITLES[kind]} {self.values[kind]['empty'].mean():.1%}" for kind in self.maps)
         texts = [
             f"{one.pictures} pictures of {one.data} ({one.split}), maps of the predicted class; "
-            f"{one.perturbed} of them, drawn at random, were perturbed.",
+            f"{perturbed} perturbed.",
             f"Maps without any heat, which count as misses: {empty}.",
         ]
         if self.agreement is not None and (known := ~np.isnan(self.agreement)).any():

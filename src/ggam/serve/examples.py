@@ -1,16 +1,38 @@
-"""Example pictures of the classes, where somebody keeps some."""
+"""Example pictures of the classes: kept by a training run, or put there by somebody."""
 
 import re
 from collections import defaultdict
 from pathlib import Path
 
+from ggam.data.records import FineGrainedDataset, limit_per_class, reading
+from ggam.files import write_atomic
 from ggam.serve.limits import ServeError
 from ggam.serve.pictures import thumbnail
 
 FOLDER = "examples"
 _NAME = re.compile(r"(\d{1,6})(?:[-_ .].*)?\.(?:jpe?g|png|webp)", re.IGNORECASE)
 _PER_CLASS = 3
+_KEPT = 2
 _SIDE = 320
+
+
+def keep_examples(run: Path, dataset: FineGrainedDataset, seed: int) -> None:
+    """Keep two small pictures of each class in a run directory, for the page of `ggam serve`.
+
+    Args:
+        run: the run directory.
+        dataset: what they are drawn from.
+        seed: of the drawing.
+
+    Raises:
+        DataError: if one of them cannot be read.
+    """
+    kept: dict[int, int] = defaultdict(int)
+    for sample in limit_per_class(dataset, _KEPT, seed).samples:
+        kept[sample.label] += 1
+        with reading(sample.path):
+            picture = thumbnail(sample.path.read_bytes(), _SIDE)
+        write_atomic(run / FOLDER / f"{sample.label}-{kept[sample.label]}.jpg", picture)
 
 
 class Examples:

@@ -26,7 +26,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise ServeError(f"port {port}: expected a number from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        # Answers leave at once, connections inherit it; else each waits 40 ms for an acknowledgement
+        # that the caller is in no hurry to send. asyncio sees to it only for sockets that it made.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         reason = error.strerror or str(error)
         raise ServeError(

@@ -1,0 +1,138 @@
+"""What the heat maps of a study's networks are worth: every kind of map, with the controls, over the seeds.
+
+Takes the finished runs of `ggam study`, measures each as `ggam evaluate RUN --explanations` does (what is
+measured already is read again), and prints the mean ± standard deviation over the seeds as Markdown.
+The controls are the same for all networks, but for what a network's answers decide.
+
+    ggam study table3 DATA --out studies/DATA --seeds 3
+    python benchmarks/explanations.py studies/DATA
+    python benchmarks/explanations.py studies/DATA --rows baseline SC SCG --seeds 0 1 2 --road
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ggam  # before torchmetrics is imported, see ggam._torchvision
+from ggam.devices import default_device
+from ggam.evaluation.estimates import CONTROLS, METRICS
+from ggam.evaluation.explanation_report import SUMMARY_FILE
+from ggam.evaluation.explanations import PERTURBED, evaluate_explanations
+from ggam.training.recipe import resolve_precision
+from ggam.training.run import RunConfig
+
+Figures = dict[str, list[float]]
+"""By the name of a column, the value of each seed."""
+
+
+def measured(run: Path, *, perturbed: int, road: bool) -> dict[str, Any]:
+    """The explanations of one run on its own test pictures, as `explanations.json` has them."""
+    config = RunConfig.read(run)
+    folder = run / "evaluation" / config.data.resolve().name
+    if not (folder / SUMMARY_FILE).is_file():
+        model = ggam.load_model(run / "model")
+        device = default_device()
+        seed = config.recipe.machine.seed
+        test = ggam.load_dataset(config.data, split="test", layout=config.recipe.data.layout, seed=seed)
+        evaluate_explanations(
+            model,
+            test.with_transform(model.config.transform()),
+            perturbed=perturbed,
+            with_road=road,
+            seed=seed,
+            workers=2,
+            device=device,
+            precision=resolve_precision("auto", device),
+            on_batch=lambda done, total: print(f"\r{run.name}: {done}/{total} passes", end="", flush=True),
+        ).write(folder)
+        print()
+    return json.loads((folder / SUMMARY_FILE).read_text("utf-8"))
+
+
+def collect(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Figures]:
+    """By kind of map, its figures in percent over the seeds."""
+    found: dict[str, Figures] = {}
+    for summary in summaries:
+        for metric, values in summary["metrics"].items():
+            for kind, estimate in values["kinds"].items():
+                found.setdefault(kind, {}).setdefault(metric, []).append(100 * estimate["mean"])
+        for kind, share in summary["empty"].items():
+            found.setdefault(kind, {}).setdefault("empty", []).append(100 * share)
+        for stage, kinds in summary["randomisation"].items():
+            for kind, alike in kinds.items():
+                if alike is not None:
+                    found.setdefault(kind, {}).setdefault(stage, []).append(100 * alike)
+    return found
+
+
+def cell(values: Sequence[float] | None) -> str:
+    """Mean ± standard deviation; a dash where nothing was measured."""
+    if not values:
+        return "–"
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+
+
+def show(rows: Mapping[tuple[str, str], Figures], columns: Mapping[str, str]) -> None:
+    """A table in Markdown: a line for each network and kind of map, a column for each figure."""
+    columns = {key: name for key, name in columns.items() if any(key in figures for figures in rows.values())}
+    print("\n| network | map |", " | ".join(columns.values()), "|")
+    print("|---|---|" + "---|" * len(columns))
+    for (network, kind), figures in rows.items():
+        print(f"| {network} | {kind} |", " | ".join(cell(figures.get(key)) for key in columns), "|")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="What the heat maps of a study's networks are worth.")
+    parser.add_argument("study", type=Path, help="the folder given to ggam study as --out")
+    parser.add_argument("--table", default="table3", help="which of its studies")
+    parser.add_argument("--rows", nargs="+", default=["baseline", "SC", "SCG"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--perturbed", type=int, default=PERTURBED, help="pictures")
+    parser.add_argument("--road", action="store_true")
+    args = parser.parse_args()
+
+    with (args.study / args.table / "runs.csv").open(encoding="utf-8", newline="") as file:
+        runs = {
+            (run["row"], int(run["seed"])): args.study / "runs" / run["run"] for run in csv.DictReader(file)
+        }
+    missing = [f"{row} seed {seed}" for row in args.rows for seed in args.seeds if (row, seed) not in runs]
+    if missing:
+        parser.error(f"{args.study} has no finished run of {', '.join(missing)}")
+
+    lines: dict[tuple[str, str], Figures] = {}
+    controls: dict[str, Figures] = {}
+    agreements: dict[str, list[float]] = {}
+    for row in args.rows:
+        summaries = [
+            measured(runs[row, seed], perturbed=args.perturbed, road=args.road) for seed in args.seeds
+        ]
+        for kind, figures in collect(summaries).items():
+            if kind not in CONTROLS:
+                lines[row, kind] = figures
+                continue
+            for key, values in figures.items():
+                controls.setdefault(kind, {}).setdefault(key, []).extend(values)
+        agreements[row] = [
+            100 * summary["agreement"] for summary in summaries if summary["agreement"] is not None
+        ]
+    lines |= {("–", kind): figures for kind, figures in controls.items()}
+    named = {key: f"{metric.name} {'↑' if metric.higher else '↓'}" for key, metric in METRICS.items()}
+    perturbing = ("insertion", "deletion", "average_drop", "increase", "road")
+    show(lines, {key: name for key, name in named.items() if key not in perturbing} | {"empty": "empty ↓"})
+    show(lines, {key: named[key] for key in perturbing})
+    stages = dict.fromkeys(
+        key for figures in lines.values() for key in figures if key not in {*METRICS, "empty"}
+    )
+    show({key: value for key, value in lines.items() if key[0] != "–"}, {stage: stage for stage in stages})
+    print("\nRank correlation of S with β, in percent:", end=" ")
+    print("; ".join(f"{row} {cell(values)}" for row, values in agreements.items() if values))
+
+
+if __name__ == "__main__":
+    main()
