@@ -1,8 +1,9 @@
 """What the heat maps of a study's networks are worth: every kind of map, with the controls, over the seeds.
 
 Takes the finished runs of `ggam study`, measures each as `ggam evaluate RUN --explanations` does (what is
-measured already is read again), and prints the mean ± standard deviation over the seeds as Markdown.
-The controls are the same for all networks, but for what a network's answers decide.
+measured already with the same options is read again), and prints the mean ± standard deviation over the
+seeds as Markdown. The controls stand beside each network: what a perturbed picture costs depends on who
+is asked, so a map is to be held against the controls of its own network.
 
     ggam study table3 DATA --out studies/DATA --seeds 3
     python benchmarks/explanations.py studies/DATA
@@ -13,15 +14,18 @@ import argparse
 import csv
 import json
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ggam  # before torchmetrics is imported, see ggam._torchvision
 from ggam.devices import default_device
-from ggam.evaluation.estimates import CONTROLS, METRICS
-from ggam.evaluation.explanation_report import SUMMARY_FILE
-from ggam.evaluation.explanations import PERTURBED, evaluate_explanations
+from ggam.evaluation.accuracy import EvaluationError
+from ggam.evaluation.agreement import STAGES
+from ggam.evaluation.estimates import CONTROLS, FAITHFULNESS, METRICS
+from ggam.evaluation.explanation_report import SUMMARY_FILE, refuse_others
+from ggam.evaluation.explanations import PERTURBED, evaluate_explanations, planned
 from ggam.training.recipe import resolve_precision
 from ggam.training.run import RunConfig
 
@@ -30,26 +34,33 @@ Figures = dict[str, list[float]]
 
 
 def measured(run: Path, *, perturbed: int, road: bool) -> dict[str, Any]:
-    """The explanations of one run on its own test pictures, as `explanations.json` has them."""
+    """The explanations of one run on its own test pictures, as `explanations.json` has them.
+
+    Raises:
+        EvaluationError: if the run was measured with other options.
+    """
     config = RunConfig.read(run)
     folder = run / "evaluation" / config.data.resolve().name
+    model = ggam.load_model(run / "model")
+    seed = config.recipe.machine.seed
+    test = ggam.load_dataset(config.data, split="test", layout=config.recipe.data.layout, seed=seed)
+    test = test.with_transform(model.config.transform())
+    plan: dict[str, Any] = {"perturbed": perturbed, "with_road": road, "seed": seed}
+    refuse_others(folder, planned(model, test, **plan))
     if not (folder / SUMMARY_FILE).is_file():
-        model = ggam.load_model(run / "model")
         device = default_device()
-        seed = config.recipe.machine.seed
-        test = ggam.load_dataset(config.data, split="test", layout=config.recipe.data.layout, seed=seed)
         evaluate_explanations(
             model,
-            test.with_transform(model.config.transform()),
-            perturbed=perturbed,
-            with_road=road,
-            seed=seed,
+            test,
+            **plan,
             workers=2,
             device=device,
             precision=resolve_precision("auto", device),
-            on_batch=lambda done, total: print(f"\r{run.name}: {done}/{total} passes", end="", flush=True),
+            on_batch=lambda done, total: print(
+                f"\r{run.name}: {done}/{total} passes", end="", file=sys.stderr
+            ),
         ).write(folder)
-        print()
+        print(file=sys.stderr)
     return json.loads((folder / SUMMARY_FILE).read_text("utf-8"))
 
 
@@ -70,11 +81,11 @@ def collect(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Figures]:
 
 
 def cell(values: Sequence[float] | None) -> str:
-    """Mean ± standard deviation; a dash where nothing was measured."""
+    """Mean ± standard deviation, of one seed the value alone; a dash where nothing was measured."""
     if not values:
         return "–"
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def show(rows: Mapping[tuple[str, str], Figures], columns: Mapping[str, str]) -> None:
@@ -106,30 +117,23 @@ def main() -> None:
         parser.error(f"{args.study} has no finished run of {', '.join(missing)}")
 
     lines: dict[tuple[str, str], Figures] = {}
-    controls: dict[str, Figures] = {}
     agreements: dict[str, list[float]] = {}
     for row in args.rows:
-        summaries = [
-            measured(runs[row, seed], perturbed=args.perturbed, road=args.road) for seed in args.seeds
-        ]
-        for kind, figures in collect(summaries).items():
-            if kind not in CONTROLS:
-                lines[row, kind] = figures
-                continue
-            for key, values in figures.items():
-                controls.setdefault(kind, {}).setdefault(key, []).extend(values)
+        try:
+            summaries = [
+                measured(runs[row, seed], perturbed=args.perturbed, road=args.road) for seed in args.seeds
+            ]
+        except EvaluationError as error:
+            parser.error(str(error))
+        lines |= {(row, kind): figures for kind, figures in collect(summaries).items()}
         agreements[row] = [
             100 * summary["agreement"] for summary in summaries if summary["agreement"] is not None
         ]
-    lines |= {("–", kind): figures for kind, figures in controls.items()}
     named = {key: f"{metric.name} {'↑' if metric.higher else '↓'}" for key, metric in METRICS.items()}
-    perturbing = ("insertion", "deletion", "average_drop", "increase", "road")
-    show(lines, {key: name for key, name in named.items() if key not in perturbing} | {"empty": "empty ↓"})
-    show(lines, {key: named[key] for key in perturbing})
-    stages = dict.fromkeys(
-        key for figures in lines.values() for key in figures if key not in {*METRICS, "empty"}
-    )
-    show({key: value for key, value in lines.items() if key[0] != "–"}, {stage: stage for stage in stages})
+    show(lines, {key: name for key, name in named.items() if key not in FAITHFULNESS} | {"empty": "empty ↓"})
+    show(lines, {key: named[key] for key in FAITHFULNESS})
+    own = {line: figures for line, figures in lines.items() if line[1] not in CONTROLS}
+    show(own, {stage: stage for stage in STAGES})
     print("\nRank correlation of S with β, in percent:", end=" ")
     print("; ".join(f"{row} {cell(values)}" for row, values in agreements.items() if values))
 

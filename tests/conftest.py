@@ -15,11 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 # Before torchvision, which it makes importable beside a CPU-only torch.
 importlib.import_module("ggam")
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("ggam", deadline=None)
+settings.load_profile("ggam")
 
 Run = Callable[..., tuple[int, str, str]]
 COLOURS = {"red": (200, 40, 40), "green": (40, 170, 60), "blue": (50, 60, 200)}

@@ -76,6 +76,7 @@ class SlowPredictor(Predictor):
         self.entered = threading.Event()
         self.batches: list[int] = []
         self.broken = False
+        self.diverged = False
 
     def _run(
         self, batch: Tensor, classes: np.ndarray | None
@@ -86,7 +87,7 @@ class SlowPredictor(Predictor):
         if self.broken:
             raise RuntimeError("no more memory on the device")
         logits = np.zeros((len(batch), 3), np.float32)
-        logits[:, 0] = batch.mean(dim=(1, 2, 3)).numpy()
+        logits[:, 0] = np.nan if self.diverged else batch.mean(dim=(1, 2, 3)).numpy()
         shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         maps = None if self.maps == "none" else np.zeros((len(batch), 2, 2), np.float32)
         return logits, shares, maps

@@ -199,7 +199,7 @@ maps = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(features=maps, descriptor_norm=st.booleans(), scale=st.floats(1e-3, 1e3))
 def test_channel_weights_are_a_distribution(features: Tensor, descriptor_norm: bool, scale: float) -> None:
     reduce, expand = two_layers(features.shape[1], 3)
@@ -208,7 +208,7 @@ def test_channel_weights_are_a_distribution(features: Tensor, descriptor_norm: b
     torch.testing.assert_close(share.sum(dim=1), torch.ones(len(features), dtype=torch.float64))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(weighted=maps, scale=st.floats(1e-3, 1e3))
 def test_ratio_is_a_distribution_blind_to_scale(weighted: Tensor, scale: float) -> None:
     spatial = spatial_weights(weighted)
@@ -217,7 +217,7 @@ def test_ratio_is_a_distribution_blind_to_scale(weighted: Tensor, scale: float) 
     torch.testing.assert_close(spatial_weights(weighted * scale), spatial)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(features=maps, scale=st.floats(1e-1, 1e3))
 def test_with_a_normalised_descriptor_brightness_changes_neither_s_nor_t(
     features: Tensor, scale: float

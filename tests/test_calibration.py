@@ -23,7 +23,7 @@ def test_a_known_temperature_is_recovered(temperature: float) -> None:
     assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.04)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(0.2, 5))
 def test_no_other_temperature_explains_the_labels_better(seed: int, factor: float) -> None:
     generator = torch.Generator().manual_seed(seed)

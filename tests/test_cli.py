@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -135,9 +136,13 @@ def test_explanations_enter_the_report_and_stay_when_the_run_is_resumed(ggam: Ru
     assert code == 0, err
     assert "the run's report has the tables now" in " ".join(out.split())
     assert "Whether the answer depends on it" in page.read_text()
-    # To resume needs only the run.
+    # To resume needs only the run; examples that somebody removed do not come back.
+    kept = sorted(file.name for file in (trained / "examples").iterdir())
+    assert kept == [f"{label}-{number}.jpg" for label in range(3) for number in (1, 2)]
+    shutil.rmtree(trained / "examples")
     code, out, err = ggam("train", "--out", trained, "--resume")
     assert code == 0, err
+    assert not (trained / "examples").exists()
     assert "held out" in out
     assert "Whether the answer depends on it" in page.read_text()
 

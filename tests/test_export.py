@@ -43,6 +43,17 @@ class Sized(nn.Module):
         return (self.conv(images) + self.table).relu()
 
 
+class Bessel(nn.Module):
+    """A backbone with a function that ONNX does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 8, stride=8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.special.bessel_j0(self.conv(images)).relu()
+
+
 class Drifting(nn.Module):
     """A backbone whose every call gives larger features: what was traced is not what comes next."""
 
@@ -156,6 +167,14 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path) -> None:
     model = create("baseline", Drifting())
     with pytest.raises(ExportError, match=r"differs from the model: logits by .* nothing was written"):
         export_model(model, tmp_path / "m.pt2", format="torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_onnx_does_not_have_is_named(tmp_path: Path) -> None:
+    model = create("baseline", Bessel())
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*bessel_j0.*--format torch") as found:
+        export_model(model, tmp_path / "m.onnx")
+    assert "\n" not in str(found.value)
     assert not list(tmp_path.iterdir())
 
 

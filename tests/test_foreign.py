@@ -321,7 +321,7 @@ class Shaped(nn.Module):
         return self.layer(self.get_buffer("output")).flatten(1).sum(dim=1, keepdim=True) * self.weights
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     stride=st.sampled_from([4, 7, 8, 16]),
     cells=st.tuples(st.integers(3, 9), st.integers(3, 9)),

@@ -253,7 +253,7 @@ def test_degenerate_maps_are_finite_and_both_ways_agree(name: str, norm: Spatial
     assert gradcam_map(features, beta).isfinite().all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     batch=st.integers(1, 3),

@@ -67,7 +67,7 @@ def test_gradcheck_of_the_divergences() -> None:
 shapes = {"batch": st.integers(1, 4), "channels": st.integers(1, 12), "seed": st.integers(0, 2**31)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**shapes, sharpness=st.floats(0.1, 500))
 def test_symmetric_kl_is_a_distance_in_the_loose_sense(
     batch: int, channels: int, seed: int, sharpness: float
@@ -106,7 +106,7 @@ def test_targets_by_hand() -> None:
         assert target[0].tolist() == pytest.approx(wanted, rel=1e-6), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**shapes, size=st.sampled_from([1e-30, 1e-5, 1.0, 1e3, 1e30]), name=st.sampled_from(NORMALISED))
 def test_targets_are_distributions(batch: int, channels: int, seed: int, size: float, name: Target) -> None:
     target = guidance_target(size * gaussian(batch, channels, seed), name)
@@ -114,7 +114,7 @@ def test_targets_are_distributions(batch: int, channels: int, seed: int, size: f
     torch.testing.assert_close(target.sum(dim=1), torch.ones(batch, dtype=torch.float64))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**shapes, scale=st.floats(1e-20, 1e20), shift=st.floats(-10, 10))
 def test_standardized_target_is_blind_to_scale_and_shift(
     batch: int, channels: int, seed: int, scale: float, shift: float

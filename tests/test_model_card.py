@@ -126,7 +126,9 @@ def test_the_lines_it_offers_run(tmp_path: Path, squares: Path, model: FineGrain
 
 
 def test_a_model_that_was_not_measured(tmp_path: Path, model: FineGrainedModel) -> None:
+    (tmp_path / PICTURE_FILE).write_bytes(b"of an earlier card")
     assert write_card(tmp_path, model.config)
+    assert not (tmp_path / PICTURE_FILE).exists(), "it would be published without being mentioned"
     text = (tmp_path / CARD_FILE).read_text("utf-8")
     assert "nothing is\nknown here about how often it is right" in text and "## Accuracy" not in text
     data: Any = ModelCard.load(tmp_path / CARD_FILE).data

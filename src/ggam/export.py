@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ggam.file_card import FileCard
-from ggam.methods.base import FineGrainedModel
+from ggam.methods.base import FineGrainedModel, ModelConfig
 from ggam.predictor import PREDICTED, Inference, OnnxPredictor
 
 Format = Literal["onnx", "torch"]
@@ -151,11 +151,23 @@ def _require_new(out: Path, format: Format) -> None:
                 raise ExportError(f"ONNX needs {package}, which is not installed; pip install 'ggam[export]'")
 
 
+def config_at(config: ModelConfig, image_size: int | None) -> ModelConfig:
+    """A model's configuration for images of another size in pixels; None leaves it as it is.
+
+    Raises:
+        ExportError: for a size that no image has.
+    """
+    if image_size is None:
+        return config
+    if image_size < 1:
+        raise ExportError(f"image_size={image_size}: expected pixels, 1 or more")
+    return replace(config, image_size=image_size)
+
+
 def _copy(model: FineGrainedModel, image_size: int | None) -> FineGrainedModel:
     """The model on the CPU, for images of another size if one is given."""
     copy = deepcopy(model).cpu().eval()
-    if image_size is not None:
-        copy.config = replace(copy.config, image_size=image_size)
+    copy.config = config_at(copy.config, image_size)
     return copy
 
 
@@ -180,16 +192,27 @@ def _write_onnx(
     import onnx
 
     names = ["logits", "probabilities", "map"]
-    with _quietly():
-        program = torch.onnx.export(
-            graph, dynamo=True, output_names=names if maps else names[:2], verbose=False
-        )
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                graph, dynamo=True, output_names=names if maps else names[:2], verbose=False
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(_root(error)).split())[:300]
+        raise ExportError(
+            f"this model cannot be written as ONNX: {reason}; --format torch may take it"
+        ) from error
     assert program is not None  # only the exporter before dynamo's returns nothing
     proto = program.model_proto
     if half:
         _halve(proto)
     onnx.helper.set_model_props(proto, card.to_metadata())
     onnx.save(proto, path)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error was raised from in the first place: the exporter's own is a page of advice."""
+    return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def _halve(proto: Any) -> None:

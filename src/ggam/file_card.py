@@ -76,9 +76,8 @@ class FileCard:
             CardError: naming `file`, if something is missing, or a newer version wrote it.
         """
         try:
-            values = {name: json.loads(metadata[name]) for name in ("format", *cls.__dataclass_fields__)}
-            written = values.pop("format")
-            if written <= FORMAT:
+            if json.loads(metadata["format"]) <= FORMAT:
+                values = {name: json.loads(metadata[name]) for name in cls.__dataclass_fields__}
                 for name in ("class_names", "mean", "std"):
                     values[name] = tuple(values[name])
                 return cls(**values)
@@ -86,7 +85,8 @@ class FileCard:
             raise CardError(
                 f"{file}: not a model of ggam ({error!r} in its metadata); make it with ggam export"
             ) from error
+        version = metadata.get("ggam", "").strip('"')
         raise CardError(
-            f"{file}: written by ggam {values['ggam']}, a newer version than this one ({__version__}); "
+            f"{file}: written by ggam {version}, a newer version than this one ({__version__}); "
             "upgrade with pip install --upgrade ggam"
         )

@@ -101,7 +101,6 @@ def write_run_card(run: Path, model: FineGrainedModel, test: FineGrainedDataset 
         return False
     measured = measured_run(run)
     if test is None:
-        (folder / PICTURE_FILE).unlink(missing_ok=True)
         return write_card(folder, model.config, measured)
     check_fits(model, test)
     report = measured.report
@@ -123,7 +122,7 @@ def write_card(
         folder: the model folder.
         config: of the model.
         measured: what is known of its training and its accuracy.
-        cases: what `PICTURE_FILE` in the folder shows; empty where there is none.
+        cases: what `PICTURE_FILE` in the folder shows; if empty, one from an earlier card is removed.
 
     Returns:
         Whether it was written.
@@ -133,6 +132,8 @@ def write_card(
     """
     if is_edited(folder):
         return False
+    if not cases:
+        (folder / PICTURE_FILE).unlink(missing_ok=True)
     text = render_card(config, measured, cases)
     digest = sha256(text.encode()).hexdigest()
     write_atomic(folder / CARD_FILE, f"{text}\n<!-- written by ggam, {digest} -->\n")

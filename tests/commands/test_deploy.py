@@ -124,6 +124,7 @@ def test_unreadable_pictures_are_named_and_the_code_is_1(ggam: Run, trained: Pat
     [
         (["export", "nowhere", "--out", "m.onnx"], "nowhere: no such folder"),
         (["export", "RUN", "--out", "m.txt"], "expected a name that ends in .onnx"),
+        (["export", "RUN", "--out", "m.onnx", "--image-size", "0"], "image_size=0: expected pixels"),
         (["predict", "nowhere.onnx", "PICTURES", "--out", "p.csv"], "nowhere.onnx: no such file"),
         (["predict", "RUN", "no/such", "--out", "p.csv"], "no/such: no such file or folder"),
         (["predict", "RUN", "PICTURES", "--out", "p.txt"], "expected a name that ends in .csv, .jsonl"),

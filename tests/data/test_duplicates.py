@@ -91,7 +91,7 @@ def test_the_hash_is_of_the_64_lowest_frequencies() -> None:
     assert perceptual_hashes(PHOTOS[7:8].astype(np.float32)).tobytes() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=12, unique=True),
     st.lists(st.tuples(st.integers(0, 11), st.sets(st.integers(0, 63), max_size=9)), max_size=12),

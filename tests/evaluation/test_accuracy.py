@@ -81,7 +81,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert loss.item() == pytest.approx(6e4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31), classes=st.integers(2, 12), count=st.integers(1, 40), integers=st.booleans()
 )

@@ -14,7 +14,7 @@ from ggam.evaluation.agreement import STAGES, channel_agreement, randomized, ran
 from ggam.methods.base import FineGrainedModel
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), values=st.integers(2, 30))
 def test_rank_correlation_is_scipys(seed: int, values: int) -> None:
     rng = np.random.default_rng(seed)

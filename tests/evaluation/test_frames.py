@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ggam.data.records import Box, DataError, Sample
-from ggam.data.transforms import ImageTransform
+from ggam.data.transforms import ImageTransform, upright
 from ggam.evaluation.frames import Frame, object_of, telling_parts, visible_parts
 
 # 336 is 448 · 3/4, so the crop is the middle 336/450 of the shorter side.
@@ -50,6 +50,14 @@ def test_turned_pictures_are_followed_back_to_their_stored_pixels(orientation: i
     mark = torch.tensor([72.0, 12.0], dtype=torch.float64)
     torch.testing.assert_close(frame.to_picture(fraction), mark)
     torch.testing.assert_close(frame.to_crop(mark), fraction)
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_exif_does_not_know_turns_nothing(orientation: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", (90, 60), orientation)
+    with Image.open(path) as image:
+        assert upright(image).size == (90, 60)
+    assert Frame.of(Sample(path, 0), TRANSFORM) == Frame(TRANSFORM.region(90, 60), 90, 60, 1)
 
 
 def test_masks_that_do_not_fit_or_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_map_without_heat_has_no_peak() -> None:
     assert peak(torch.zeros(0, 3, 3)).shape == (0, 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), height=st.integers(1, 9), width=st.integers(1, 9))
 def test_the_peak_is_where_the_upsampled_map_is_highest(seed: int, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -119,7 +119,7 @@ def test_the_share_of_the_heat_in_a_region() -> None:
     assert share[2:].isnan().all()  # nothing known, nothing in the crop
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), scale=st.floats(1e-6, 1e6))
 def test_a_share_does_not_depend_on_the_scale_and_adds_up(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -88,6 +88,16 @@ def test_hand_counted_localization(five: FineGrainedDataset) -> None:
     assert report.alpha == 0.1
 
 
+def test_an_object_that_the_crop_leaves_out_is_no_miss(five: FineGrainedDataset) -> None:
+    outside = Sample(five.samples[0].path, 0, Box(0, 0, 50, 50), ())
+    some = dataset_of([five.samples[0], outside])
+    report = localize_maps(one_hot(0, 0).expand(2, 4, 4), some)
+    assert (report.pictures, report.object_pictures, report.on_object) == (2, 1, 1.0)
+    scores = local_scores(one_hot(0, 0).expand(2, 4, 4), Targets.of(some, [0, 1]))
+    for metric in ("on_object", "near_object", "energy"):
+        assert np.isnan(scores.values[metric]).tolist() == [False, True]
+
+
 def test_alpha_widens_the_part(five: FineGrainedDataset) -> None:
     neighbour = one_hot(0, 1)[None]  # one cell, 84 pixels = 1.0 · max(w, h), to the right of the crown
     assert localize_maps(neighbour, five.subset([0]), alpha=0.99).on_part == 0

@@ -64,7 +64,7 @@ def test_the_largest_component_and_the_best_one() -> None:
     assert max_box_acc_v2(found).tolist() == [1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_components_are_those_of_a_flood_fill(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

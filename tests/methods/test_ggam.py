@@ -1,7 +1,7 @@
 """The method: Table 3's eight rows, the presets, the loss of a batch, and Grad-CAM of the whole."""
 
 import itertools
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import reference
 from ggam import create_model, gradcam_map, gradcam_weights
 from ggam.losses import spatial_guidance
-from ggam.methods.base import FineGrainedModel
+from ggam.methods.base import FineGrainedModel, Place
 from ggam.methods.ggam import GGAM, PRESETS, GGAMOptions
 
 ROWS = list(itertools.product([False, True], repeat=3))  # spatial, channel, guidance
@@ -297,9 +297,9 @@ def test_autocast_keeps_head_and_loss_in_float32() -> None:
 def test_gradcam_in_eval_mode_equals_autograd(spatial: bool, channel: bool, preset: str) -> None:
     model = sharpened(preset=preset, spatial=spatial, channel=channel)
     features = model.backbone(images())
-    for classes in (None, LABELS):
-        output, closed = model.gradcam(features, classes)
-        _, wanted = FineGrainedModel._gradcam(model, features.detach(), classes)
+    for at, classes in itertools.product(get_args(Place), (None, LABELS)):
+        output, closed = model.gradcam(features, classes, at=at)
+        _, wanted = FineGrainedModel._gradcam(model, features.detach(), classes, at)
         assert float((closed - wanted).norm() / wanted.norm()) < 1e-6
         assert torch.equal(output.logits, model(images()).logits)
         assert not closed.requires_grad and not output.logits.requires_grad

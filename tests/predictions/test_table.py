@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_an_empty_parquet_file_is_still_a_file(tmp_path: Path) -> None:
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(TEXT, unique=True, max_size=6), st.integers(0, 6), st.sampled_from([".csv", ".jsonl"]))
 def test_any_path_is_found_again(paths: list[str], cut: int, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -132,6 +133,24 @@ def test_names_that_are_no_text_are_spelt_out(tmp_path: Path) -> None:
         again = PredictionTable(out, COLUMNS, ORIGIN)
         assert name in again
         again.close()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_named_and_what_fitted_on_it_is_kept(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"p{suffix}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    table = PredictionTable(out, COLUMNS, ORIGIN)
+    table.append(ROWS[:1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as found:
+            table.append([(f"{number}.jpg", "Dunlin", 0.5) for number in range(50)])
+        table.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(found.value.filename).startswith(str(out))
+    assert write(out, ROWS).found >= 1
+    assert set(ROWS[:1]) <= {(path, name, share.expected) for path, name, share in read(out)}
 
 
 def test_another_model_does_not_go_on(tmp_path: Path) -> None:

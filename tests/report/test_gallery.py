@@ -56,7 +56,7 @@ def places(sheet: Sheet) -> list[int]:
     return [shot.start + place for shot in sheet.shots for place in range(2 + shot.mistaken)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=250))
 def test_every_picture_has_a_place_of_its_own(pairs: list[tuple[int, bool]]) -> None:
     report = answers([label for label, _ in pairs], [right for _, right in pairs])

@@ -10,7 +10,7 @@ from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
-from ggam.report.pairs import MOST_PICTURES, confused_pairs, contrasts
+from ggam.report.pairs import MOST_PICTURES, Contrast, confused_pairs, contrasts, mistake_card
 
 
 @pytest.fixture
@@ -55,6 +55,23 @@ def test_pairs_in_order_with_examples_of_both_classes(
     assert said.title.startswith("for crake") and true.title.startswith("for auk <b>")
     assert rather.title.startswith("crake rather than auk <b>")
     assert first.mistakes[0].note.startswith("80.0\N{NO-BREAK SPACE}% crake")
+
+
+@pytest.mark.parametrize(
+    ("said", "true", "title"),
+    [
+        (2.0, 0.8, "for auk <b>, peak × 0.4"),
+        (0.01, 12.34, "for auk <b>, peak × 1200"),
+        (2.0, 0.0, "for auk <b> (empty)"),
+        (0.0, 2.0, "for auk <b>"),
+    ],
+)
+def test_how_high_the_map_of_the_true_class_is_beside_that_of_the_answer(
+    annotated: FineGrainedDataset, report: EvalReport, said: float, true: float, title: str
+) -> None:
+    flat = np.ones((2, 2), dtype=np.float32)
+    card = mistake_card(annotated, report, 0, Contrast(said * flat, true * flat, flat))
+    assert card.tiles[2].title == title
 
 
 def test_both_directions_are_told(

@@ -119,6 +119,9 @@ def test_the_tables_of_measured_heat_maps(
     mean = explanations.estimates()["energy"]["gradcam"].mean
     assert f'<b class="tied">{100 * mean:.1f}</b>' in section
     assert "Fewer than 10 pictures have" in section
+    assert section.count("<dt>") == len(explanations.metrics)
+    assert "the share of all heat that lies on the object" in section
+    assert 'class="star"' not in section  # nothing is better where there are too few pictures
 
 
 def test_the_data_of_the_gallery_is_no_markup(

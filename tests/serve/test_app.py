@@ -298,8 +298,12 @@ def test_a_failing_model_is_an_error_of_one_request(caplog: pytest.LogCaptureFix
         assert refusal(ask(client, PNG)) == (500, "the model failed; the log of the service says why")
         assert "no more memory on the device" in caplog.text
         predictor.broken = False
+        predictor.diverged = True
+        assert refusal(ask(client, PNG))[0] == 500
+        assert "probabilities are not finite" in caplog.text
+        predictor.diverged = False
         assert ask(client, PNG).status_code == 200
-        assert 'outcome="failed"} 1.0' in client.get("/metrics").text
+        assert 'outcome="failed"} 2.0' in client.get("/metrics").text
 
 
 def test_held_bytes_of_all_requests_are_limited(predictor: Predictor) -> None:

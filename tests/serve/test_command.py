@@ -47,6 +47,8 @@ def test_it_serves_with_its_options_and_ends_at_sigterm(model_folder: Path, tmp_
             assert (model["limits"]["max_files"], model["examples"]) == (1, {"0": 1})
             answer = client.post("/predict", files={"images": encoded(photo())}, data={"map": "overlay"})
             assert answer.status_code == 200
+            form = {"Content-Type": "multipart/form-data; boundary=b"}
+            assert client.post("/predict", content=b"noise", headers=form).status_code == 400
             process.send_signal(signal.SIGTERM)
             assert process.wait(15) == -signal.SIGTERM
         assert process.stderr is not None
@@ -87,6 +89,7 @@ def test_bad_input_ends_in_one_line(
         ([model_folder, "--host", "no.such.invalid", "--port", 0], "cannot listen on no.such.invalid"),
         ([model_folder, "--max-bytes", 0], "max_bytes=0"),
         ([model_folder, "--token", " "], "--token: expected"),
+        ([model_folder, "--token", "open sesame\n"], "without spaces"),
         ([model_folder, "--port", 0, "--examples", "nowhere"], "nowhere: no such folder; expected example"),
     ):
         assert reason in refused(monkeypatch, capsys, *arguments)

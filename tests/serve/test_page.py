@@ -247,6 +247,17 @@ def test_a_model_with_one_map_says_so(page: Page, pictures: list[Path]) -> None:
         expect(page.locator("#strength")).to_be_hidden()
 
 
+def test_classes_may_be_named_like_the_index_of_another(page: Page, pictures: list[Path]) -> None:
+    predictor = SlowPredictor()
+    predictor.class_names = ("1", "2", "0")
+    with serving(predictor) as client:
+        page.goto(str(client.base_url))
+        upload(page, pictures[0])
+        for place, name in enumerate(("1", "2", "0")):
+            page.locator(".guess").nth(place).click()
+            expect(page.locator("#caption")).to_contain_text(f"speaks for {name}:")
+
+
 def test_a_token_is_asked_for_and_remembered(page: Page, predictor: Predictor, pictures: list[Path]) -> None:
     with serving(predictor, token="open-sesame") as client:
         page.goto(str(client.base_url))

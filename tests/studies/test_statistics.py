@@ -51,7 +51,7 @@ def test_the_interval_is_that_of_all_possible_resamples() -> None:
 
 
 @given(st.lists(shares, min_size=2, max_size=8))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_interval_holds_the_mean_and_repeats(values: list[float]) -> None:
     found = summarize(values)
     assert found == summarize(values)
@@ -78,7 +78,7 @@ def test_three_seeds_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(shares, shares), min_size=2, max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_against_scipy_and_its_mirror(pairs: list[tuple[float, float]]) -> None:
     row, reference = by_seed(*(a for a, _ in pairs)), by_seed(*(b for _, b in pairs))
     found, mirrored = paired_test(row, reference), paired_test(reference, row)
@@ -127,7 +127,7 @@ def test_holm_by_hand() -> None:
 
 
 @given(st.lists(st.one_of(st.none(), shares), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_holm_is_the_closed_test_of_bonferroni(p_values: list[float | None]) -> None:
     """A hypothesis falls where Bonferroni rejects every set of hypotheses it belongs to."""
     tested = [index for index, p in enumerate(p_values) if p is not None]

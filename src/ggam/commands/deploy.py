@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from ggam.commands.console import CONSOLE, PROGRESS, Switch
 from ggam.data.layouts import load_dataset
 from ggam.data.records import DataError
 from ggam.data.transforms import ImageTransform
-from ggam.export import Exported, Format, export_model, noise_pictures
+from ggam.export import Exported, Format, config_at, export_model, noise_pictures
 from ggam.predictions.run import Summary, predict_files
 from ggam.predictor import open_model, open_predictor
 from ggam.training.run import RunConfig, RunError
@@ -49,7 +48,7 @@ def export(
         image_size: Height and width of the pictures, in pixels; default: what the model was trained for.
     """
     model, accuracy = open_model(run)
-    config = model.config if image_size is None else replace(model.config, image_size=image_size)
+    config = config_at(model.config, image_size)
     pictures = _test_pictures(run, config.transform())
     kind = "test pictures" if pictures is not None else "generated pictures"
     if pictures is None:

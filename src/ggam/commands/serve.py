@@ -1,5 +1,6 @@
 """`ggam serve`."""
 
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -46,8 +47,8 @@ def serve(
         raise ServeError(
             f"ggam serve needs more packages ({error.name}): pip install 'ggam[serve]'"
         ) from error
-    if token is not None and (not token.isascii() or not token.strip()):
-        raise ServeError("--token: expected ASCII letters, digits or signs")
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        raise ServeError("--token: expected ASCII letters, digits or signs, without spaces")
     with listen(host, port) as listener:
         predictor = open_predictor(model, device=device, threads=threads)
         count = len(predictor.class_names)

@@ -85,9 +85,11 @@ def train(
     ).with_transform(trained.config.transform())
     trained.to(default_device(machine.accelerator))
     card = write_run_card(out, trained, test)
-    keep_examples(out, load_parts(used)[0], used.recipe.machine.seed)
     page = out / REPORT_FILE
-    if not page.is_file():  # else the run was finished before, and ggam evaluate may have added to the page
+    # Else the run was finished before: ggam evaluate may have added to the page, and somebody may have
+    # changed the examples, or removed them.
+    if not page.is_file():
+        keep_examples(out, load_parts(used)[0], used.recipe.machine.seed)
         with progress("drawing the gallery") as step:
             write_report(out, trained, test, workers=used.recipe.data.workers, on_batch=step)
     CONSOLE.print(results_table(results))

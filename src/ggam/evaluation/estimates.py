@@ -16,30 +16,74 @@ class Metric(NamedTuple):
     """How a metric is shown and read."""
 
     name: str
+    meaning: str
+    """What it is, in a few words for people."""
     higher: bool
     """Whether more is better."""
 
 
 METRICS = {
-    "on_object": Metric("peak on the object", True),
-    "near_object": Metric("peak on it or near", True),
-    "energy": Metric("heat on the object", True),
-    "maxboxacc": Metric("MaxBoxAcc", True),
-    "maxboxacc_v2": Metric("MaxBoxAccV2", True),
-    "mask_iou": Metric("mask IoU, τ = 0.2", True),
-    "mask_iou_best": Metric("mask IoU, best τ", True),
-    "on_any_part": Metric("peak on a part", True),
-    "part_percentile": Metric("rank of the parts", True),
-    "on_part": Metric("peak on a telling part", True),
-    "part_energy": Metric("heat on telling parts", True),
-    "pair_energy": Metric("heat on what tells the pair", True),
-    "insertion": Metric("insertion", True),
-    "deletion": Metric("deletion", False),
-    "average_drop": Metric("average drop", False),
-    "increase": Metric("increase", True),
-    "road": Metric("ROAD", True),
+    "on_object": Metric("peak on the object", "the hottest point lies on the object", True),
+    "near_object": Metric(
+        "peak on it or near",
+        "the hottest point is no further from the object than 3 % of the picture's longer side",
+        True,
+    ),
+    "energy": Metric("heat on the object", "the share of all heat that lies on the object", True),
+    "maxboxacc": Metric(
+        "MaxBoxAcc",
+        "a box around the largest hot spot covers the true box (IoU ≥ 0.5), at the best cut",
+        True,
+    ),
+    "maxboxacc_v2": Metric(
+        "MaxBoxAccV2",
+        "the same for any hot spot, mean over IoU ≥ 0.3, 0.5 and 0.7, each at its best cut",
+        True,
+    ),
+    "mask_iou": Metric(
+        "mask IoU, τ = 0.2",
+        "overlap (IoU) of the object's mask with all above a fifth of the map's range",
+        True,
+    ),
+    "mask_iou_best": Metric(
+        "mask IoU, best τ", "the same, cut at the height that is best for all pictures together", True
+    ),
+    "on_any_part": Metric(
+        "peak on a part", "the hottest point lies on a visible part, such as the beak", True
+    ),
+    "part_percentile": Metric(
+        "rank of the parts", "the share of the picture that is colder than the parts; chance is 50", True
+    ),
+    "on_part": Metric(
+        "peak on a telling part",
+        "the hottest point lies on a part by which the class is told from those most like it",
+        True,
+    ),
+    "part_energy": Metric("heat on telling parts", "the share of all heat that lies on such parts", True),
+    "pair_energy": Metric(
+        "heat on what tells the pair",
+        "the share of all heat on the parts in which the class differs from the one it is most taken for",
+        True,
+    ),
+    "insertion": Metric(
+        "insertion", "the mean probability while a blurred picture gets its hottest pixels back first", True
+    ),
+    "deletion": Metric("deletion", "the mean probability while the hottest pixels are removed first", False),
+    "average_drop": Metric(
+        "average drop", "the share of the probability that is lost when only what is hot is shown", False
+    ),
+    "increase": Metric(
+        "increase", "the share of pictures whose probability grows when only what is hot is shown", True
+    ),
+    "road": Metric(
+        "ROAD",
+        "half of what painting over the hottest pixels costs more than painting over the coldest",
+        True,
+    ),
 }
 """All that can be measured of a map, in the order of the table; docs/explanations.md defines each."""
+FAITHFULNESS = ("insertion", "deletion", "average_drop", "increase", "road")
+"""Those that perturb pictures: they depend on the model, and so does what a control gets."""
 
 
 class Estimate(NamedTuple):

@@ -114,7 +114,7 @@ class ExplanationReport:
         """Write `explanations.json`, `.csv` (a row for each picture and kind), `.md` and `maps.npz`.
 
         Raises:
-            EvaluationError: if the folder holds the explanations of another model, data set or setting.
+            EvaluationError: if the folder holds explanations that differ in their `Settings`.
         """
         directory = Path(directory)
         refuse_others(directory, self.settings)
@@ -158,8 +158,7 @@ class ExplanationReport:
         """
         table = [["metric", *self.values] if brief else ["metric", "pictures", *self.values, "reading"]]
         for metric, estimates in self.estimates().items():
-            name, higher = METRICS[metric]
-            named = f"{name} {'↑' if higher else '↓'}"
+            named = f"{METRICS[metric].name} {'↑' if METRICS[metric].higher else '↓'}"
             means = [f"{100 * one.mean:.1f}{_star(one)}" for one in estimates.values()]
             if brief:
                 table.append([named, *means])
@@ -236,10 +235,12 @@ class ExplanationReport:
 
 
 def refuse_others(directory: Path, settings: Settings) -> None:
-    """Let nobody lose the explanations of another model, data set or setting.
+    """Let nobody lose the explanations of another method, backbone, data set or number of pictures.
+
+    Other weights of the same network are the same settings: training it further replaces what was measured.
 
     Raises:
-        EvaluationError: if the folder holds such.
+        EvaluationError: if the folder holds others.
     """
     file = directory / SUMMARY_FILE
     if not file.exists():

@@ -1,8 +1,8 @@
 """Does the model depend on what a heat map points at? Pictures are perturbed by their maps, and asked again.
 
 All scores are the softmax probability of the explained class, from 0 to 1. Pictures are normalised, so
-that 0 is the data set's mean colour. Cells that tie in a map are taken in one random order, the same for
-every picture: a map that is flat in places must not gain or lose by where its ties lie.
+that 0 is the mean colour that the model subtracts. Cells that tie in a map are taken in one random
+order, the same for every picture: a map that is flat in places must not gain or lose by where its ties lie.
 """
 
 import warnings

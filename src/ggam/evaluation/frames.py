@@ -50,6 +50,8 @@ class Frame:
         with reading(sample.path), Image.open(sample.path) as image:
             width, height = image.size
             orientation = image.getexif().get(_ORIENTATION, 1)
+        if orientation not in _UPRIGHT:
+            orientation = 1  # upright, or none of EXIF's eight: Pillow leaves such a picture as it is
         if orientation >= 5:
             width, height = height, width
         region = transform.region(width, max(1, height - sample.banner))

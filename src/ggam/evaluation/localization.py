@@ -48,7 +48,7 @@ class LocalizationReport:
     empty: int
     """Maps without a peak, zero everywhere."""
     object_pictures: int
-    """Pictures with a mask or a box."""
+    """Pictures with a mask or a box, some of it in the crop."""
     on_object: float | None
     """The share of these with the peak on the mask, or in the box where there is no mask."""
     centre_on_object: float | None
@@ -255,8 +255,10 @@ def peak_scores(maps: Tensor, targets: Targets) -> dict[str, np.ndarray]:
     """
     peaks = peak(maps).expand(len(targets), -1)
     on, near = (np.full(len(targets), np.nan) for _ in range(2))
+    # No map can point at an object that the crop leaves out.
+    seen = (targets.coverage.nan_to_num() > 0).flatten(1).any(dim=1).tolist()
     for row, (target, frame) in enumerate(zip(targets.objects, targets.frames, strict=True)):
-        if target is not None:
+        if target is not None and seen[row]:
             point = frame.to_picture(peaks[row])[None]
             on[row] = pointing_game(point, [target]).item()
             near[row] = pointing_game(point, [target], NEAR * max(frame.width, frame.height)).item()

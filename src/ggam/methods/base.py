@@ -31,7 +31,7 @@ factor of 0 if need be: DDP waits for its gradient.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,9 @@ from ggam.data.transforms import ImageTransform
 from ggam.gradcam import gradcam_weights
 from ggam.losses import LossTerms
 
+Place = Literal["features", "attended"]
+"""Where Grad-CAM differentiates: at A, or at D behind the attention."""
+
 
 class Output(NamedTuple):
     """What a model returns for a batch of images."""
@@ -51,9 +54,14 @@ class Output(NamedTuple):
     logits: Tensor
     """y (B, K), before softmax."""
     features: Tensor
-    """A (B, C, H, W), what Grad-CAM differentiates."""
+    """A (B, C, H, W), the feature map of the backbone."""
     attention: Attention | None
     """S, T and D, for methods that have them."""
+
+    @property
+    def attended(self) -> Tensor:
+        """D (B, C, H, W), the feature map that is pooled and classified; A where there is no attention."""
+        return self.features if self.attention is None else self.attention.features
 
 
 @dataclass(frozen=True)
@@ -180,29 +188,33 @@ class FineGrainedModel(nn.Module):
         classification = F.cross_entropy(output.logits, targets)
         return LossTerms(classification, classification, torch.zeros_like(classification))
 
-    def gradcam(self, features: Tensor, classes: Tensor | None = None) -> tuple[Output, Tensor]:
+    def gradcam(
+        self, features: Tensor, classes: Tensor | None = None, *, at: Place = "features"
+    ) -> tuple[Output, Tensor]:
         """The output of the head, and β (B, C) of Eq. (4), whatever the gradient mode around it.
 
         Args:
             features: A (B, C, H, W), in any precision.
             classes: k for each image (B,), int64; None for the predicted class.
+            at: where y_k is differentiated: at A, through the attention, or behind it at `Output.attended`.
 
         Returns:
             The output, and β in float32 or wider; all detached.
         """
         with autocast_off(features):
-            output, beta = self._gradcam(widen(features.detach()), classes)
+            output, beta = self._gradcam(widen(features.detach()), classes, at)
         attention = output.attention
         if attention is not None:
             attention = Attention(*(part.detach() for part in attention))
         return Output(output.logits.detach(), output.features.detach(), attention), beta.detach()
 
-    def _gradcam(self, features: Tensor, classes: Tensor | None) -> tuple[Output, Tensor]:
+    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
         """By autograd through the head, for every method; overridden where there is a closed form."""
         with torch.inference_mode(False), torch.enable_grad():
             leaf = features.clone().requires_grad_()
             output = self.head(leaf)
-            return output, gradcam_weights(output.logits, leaf, classes)
+            place = leaf if at == "features" else output.attended
+            return output, gradcam_weights(output.logits, place, classes)
 
     @classmethod
     def published_backbone(cls, name: str, options: Any) -> str:

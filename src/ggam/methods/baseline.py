@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ggam.backbones import Backbone
 from ggam.gradcam import closed_form_weights
-from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output
+from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class Baseline(FineGrainedModel):
         """A (B, C, H, W) → logits; no attention."""
         return Output(self.classifier(features.mean(dim=(2, 3))), features, None)
 
-    def _gradcam(self, features: Tensor, classes: Tensor | None) -> tuple[Output, Tensor]:
+    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
         """In closed form in eval mode; by autograd where BatchNorm is training."""
         if self.classifier.training:
-            return super()._gradcam(features, classes)
+            return super()._gradcam(features, classes, at)
         logits, gradient = self.classifier.logit_gradient(features.mean(dim=(2, 3)), classes)
         return Output(logits, features, None), closed_form_weights(features, gradient, pool="average")

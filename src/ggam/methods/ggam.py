@@ -18,7 +18,7 @@ from ggam.losses import (
     normalized_entropy,
     spatial_guidance,
 )
-from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, accuracy
+from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, Place, accuracy
 
 Preset = Literal["default", "paper", "released"]
 
@@ -87,7 +87,7 @@ class GGAMOptions:
     """What Grad-CAM supervises: S, as in the paper, or both S and T (its map being T's target)."""
     guidance_reaches: Literal["backbone", "attention"] = "backbone"
     """How deep the guidance's gradient goes: through the features into the backbone, or no deeper than S."""
-    gradient_at: Literal["features", "attended"] | None = None
+    gradient_at: Place | None = None
     """Where Grad-CAM's gradient is taken for the guidance: at A, or at the attended map D."""
     spatial_norm: SpatialNorm | None = None
     """How T is normalised: Eq. (3), a softmax over space, or a sigmoid."""
@@ -156,7 +156,7 @@ class GGAM(FineGrainedModel):
             features = features.detach().requires_grad_()
         output = self.classify(features)
         attention = cast(Attention, output.attention)
-        at = output.features if self.options.gradient_at == "features" else attention.features
+        at = output.features if self.options.gradient_at == "features" else output.attended
         classes = targets if self.options.classes == "label" else None
 
         beta = gradcam_weights(output.logits, at, classes)
@@ -184,16 +184,20 @@ class GGAM(FineGrainedModel):
         }
         return terms
 
-    def _gradcam(self, features: Tensor, classes: Tensor | None) -> tuple[Output, Tensor]:
-        """At A; in closed form in eval mode, by autograd where BatchNorm is training."""
+    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
+        """In closed form in eval mode; by autograd where BatchNorm is training."""
         if self.classifier.training:
-            return super()._gradcam(features, classes)
+            return super()._gradcam(features, classes, at)
         attention = self.attention(features)
         logits, gradient = self.classifier.logit_gradient(self._pool(attention.features), classes)
+        output = Output(logits, features, attention)
+        pool = cast(Pool, self.options.pool)
+        if at == "attended":
+            return output, closed_form_weights(attention.features, gradient, pool=pool)
         beta = closed_form_weights(
             features,
             gradient,
-            pool=cast(Pool, self.options.pool),
+            pool=pool,
             channel=attention.channel if self.options.channel else None,
             spatial=attention.spatial if self.options.spatial else None,
             spatial_norm=self.attention.spatial_norm,
@@ -201,7 +205,7 @@ class GGAM(FineGrainedModel):
             expand=self.attention.expand.weight,
             descriptor_norm=self.attention.descriptor_norm,
         )
-        return Output(logits, features, attention), beta
+        return output, beta
 
     def _pool(self, attended: Tensor) -> Tensor:
         """D (B, C, H, W) → (B, C)."""

@@ -22,7 +22,7 @@ from torchvision.models import resnet as torchvision_resnet
 from torchvision.models.squeezenet import Fire
 
 from ggam.backbones import Backbone
-from ggam.methods.base import FineGrainedModel, ModelConfig, Output
+from ggam.methods.base import FineGrainedModel, ModelConfig, Output, Place
 from ggam.methods.baseline import Baseline, BaselineOptions
 from ggam.weights import BackboneError
 
@@ -135,11 +135,11 @@ class InsertedAttention(Baseline):
         """A (B, C, H, W) → logits: y = classifier(average(D)), where D is A with placement `blocks`."""
         return Output(super().head(self.attention(features)).logits, features, None)
 
-    def _gradcam(self, features: Tensor, classes: Tensor | None) -> tuple[Output, Tensor]:
+    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
         """In closed form where the head is the plain network's; by autograd through a module."""
         if self.closed_form:
-            return super()._gradcam(features, classes)
-        return FineGrainedModel._gradcam(self, features, classes)
+            return super()._gradcam(features, classes, at)
+        return FineGrainedModel._gradcam(self, features, classes, at)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The backbone's, without those of the inserted modules."""

@@ -12,6 +12,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,10 +70,17 @@ class PredictionTable:
         return _printable(path) in self._done
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add rows, all of them or, where the process is killed, whole ones from the first on."""
+        """Add rows, all of them or, where the process is killed, whole ones from the first on.
+
+        Raises:
+            OSError: naming the file, if the disk is full.
+        """
         text = "".join(self._line([_printable(str(row[0])), *row[1:]]) for row in rows)
-        self._file.write(text.encode())
-        self._file.flush()  # what has been appended is with the operating system, whatever ends the process
+        try:
+            self._file.write(text.encode())
+            self._file.flush()  # what was appended is with the operating system, whatever ends the process
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._lines)) from error
 
     def finish(self) -> None:
         """Close the table; Parquet is written now."""
@@ -84,7 +92,8 @@ class PredictionTable:
 
     def close(self) -> None:
         """Close the table as it is, to be gone on with later."""
-        self._file.close()
+        with suppress(OSError):  # a full disk, which append() has told of; half a line is cut off next time
+            self._file.close()
 
     def _claim(self, origin: dict[str, Any]) -> None:
         """Say whose table this is, or refuse one of somebody else."""

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ggam.evaluation.estimates import CONTROLS, FEWEST, METRICS, Estimate, reading
+from ggam.evaluation.estimates import CONTROLS, FAITHFULNESS, FEWEST, METRICS, Estimate, reading
 from ggam.evaluation.explanation_report import ExplanationReport
 from ggam.panels import MAP_TITLES
 
-_FAITHFULNESS = ("insertion", "deletion", "average_drop", "increase", "road")
 _TITLES = {**MAP_TITLES, "random": "Random cells", "centre": "Centre blob"}
 
 
@@ -25,6 +24,7 @@ class Row:
     """One metric of every kind of map."""
 
     name: str
+    meaning: str
     higher: bool
     pictures: int
     cells: tuple[Cell, ...]
@@ -52,12 +52,12 @@ def measures(report: ExplanationReport) -> list[Measures]:
         (
             "Where the heat lies",
             "Against the boxes, parts or masks of the data set.",
-            [metric for metric in estimates if metric not in _FAITHFULNESS],
+            [metric for metric in estimates if metric not in FAITHFULNESS],
         ),
         (
             "Whether the answer depends on it",
             "Pixels are exchanged where the map is hot, and the probability of the class is watched.",
-            [metric for metric in estimates if metric in _FAITHFULNESS],
+            [metric for metric in estimates if metric in FAITHFULNESS],
         ),
     )
     return [
@@ -112,7 +112,6 @@ def _listed(metrics: Sequence[str]) -> str:
 
 
 def _row(metric: str, kinds: dict[str, Estimate]) -> Row:
-    name, higher = METRICS[metric]
     cells = tuple(
         Cell(
             f"{100 * one.mean:.1f}",
@@ -122,7 +121,7 @@ def _row(metric: str, kinds: dict[str, Estimate]) -> Row:
         for kind, one in kinds.items()
     )
     said = "" if _any_beats_centre(kinds) else reading(kinds)
-    return Row(name, higher, max(one.pictures for one in kinds.values()), cells, said)
+    return Row(*METRICS[metric], max(one.pictures for one in kinds.values()), cells, said)
 
 
 def forgetting(report: ExplanationReport) -> list[list[str]]:

@@ -116,7 +116,7 @@ def _pair(
         f"{name} taken for {other}",
         f"{note}; the other way round {reverse}" if reverse else note,
         Card("The two classes", "", "", tuple(tile for tile in examples if tile is not None)),
-        tuple(_mistake(dataset, report, index, found) for index, found in mistakes),
+        tuple(mistake_card(dataset, report, index, found) for index, found in mistakes),
         pair.pictures,
     )
 
@@ -132,16 +132,24 @@ def _typical(dataset: FineGrainedDataset, report: EvalReport, label: int) -> Til
     return Tile(source, f"A typical {name}", name, f"{percent(sure)} sure")
 
 
-def _mistake(dataset: FineGrainedDataset, report: EvalReport, index: int, found: Contrast) -> Card:
+def mistake_card(dataset: FineGrainedDataset, report: EvalReport, index: int, found: Contrast) -> Card:
+    """One mistaken picture and its three maps.
+
+    Args:
+        dataset: with its evaluation transform.
+        report: its evaluation.
+        index: of the picture.
+        found: its maps.
+    """
     prediction = report.predictions[index]
     name, said = report.class_names[prediction.label], report.class_names[prediction.predicted]
     picture = picture_of(dataset, index)
-    peak = found.said.max()
-    weaker = f", peak × {found.true.max() / peak:.2g}" if peak > 0 else ""
+    said_peak, true_peak = found.said.max(), found.true.max()
+    ratio = f", peak × {float(f'{true_peak / said_peak:.2g}'):g}" if said_peak > 0 and true_peak > 0 else ""
     tiles = (
         Tile(data_uri(picture), f"A {name} that was taken for {said}", "Picture"),
         heat_tile(picture, found.said, f"for {said}", f"Grad-CAM map of this picture for {said}"),
-        heat_tile(picture, found.true, f"for {name}{weaker}", f"Grad-CAM map of this picture for {name}"),
+        heat_tile(picture, found.true, f"for {name}{ratio}", f"Grad-CAM map of this picture for {name}"),
         heat_tile(
             picture, found.rather, f"{said} rather than {name}", f"What speaks for {said} rather than {name}"
         ),

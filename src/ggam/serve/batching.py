@@ -151,6 +151,8 @@ class Batcher:
         start = time.perf_counter()
         explain = [job.explain for job in jobs]
         predicted = self._predictor.predict(torch.stack([job.image for job in jobs]), explain)
+        if not np.isfinite(predicted.probabilities).all():
+            raise ValueError("probabilities are not finite: damaged weights, or a training that diverged")
         self._metrics.batch_size.observe(len(jobs))
         self._metrics.model_seconds.observe(time.perf_counter() - start)
         return predicted

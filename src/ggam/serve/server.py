@@ -1,5 +1,6 @@
 """The server process: a port, and an end that finishes what has begun."""
 
+import logging
 import math
 import socket
 import warnings
@@ -47,7 +48,8 @@ def run(app: FastAPI, listener: socket.socket, *, grace: float, on_start: Callab
         grace: seconds that requests in hand have then.
         on_start: called when requests are answered.
     """
-    # What Pillow says of damaged uploads would fill the log; what is too large is refused.
+    # What the parsers say of damaged uploads would fill the log; what is too large is refused.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="PIL")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     server_for(app, grace, on_start).run(sockets=[listener])

@@ -142,7 +142,9 @@ async function predict(item, index) {
   const form = new FormData();
   form.append("images", item.file, "picture");
   form.append("map", model.maps === "none" ? "none" : "overlay");
-  if (index !== null) form.append("classes", index);
+  // A class can be named like the index of another, and a name goes first.
+  const taken = index !== null && model.class_names.includes(String(index));
+  if (index !== null) form.append("classes", taken ? model.class_names[index] : index);
   const answer = (await (await ask("predict", { method: "POST", body: form })).json()).pictures[0];
   for (const map of answer.maps) item.maps.set(map.index, map);
   return answer;
