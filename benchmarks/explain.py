@@ -2,8 +2,9 @@
 
 Prints time and peak memory of a batch, as ratios to a plain forward pass under `inference_mode`, in one
 table for all sizes and precisions. Every library gets the same model and the same layer, the output A of
-the backbone; captum, which can explain a network with frozen parameters, gets it frozen, so that it need
-not keep what it does not use. What a library cannot do is printed as such.
+the backbone; `ggam.explain` alone looks behind the attention, `ggam.explain_module` at A as the others do.
+captum, which can explain a network with frozen parameters, gets it frozen, so that it need not keep what it
+does not use. What a library cannot do is printed as such.
 
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/explain.py

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import reference
 from ggam import Explanation, attention_maps, create_model, explain, map_kinds
-from ggam.explanation import MAPS, available_maps
+from ggam.explanation import MAPS, available_maps, weights_at_features
 from ggam.methods.base import FineGrainedModel
 
 
@@ -32,18 +32,20 @@ def images(count: int = 3) -> Tensor:
 def test_explanation_is_the_gradient_of_the_whole_network(method: str, classes: Tensor | None) -> None:
     model = build(method).double().eval()
     explanation = explain(model, images().double(), classes)
-    seen: list[Any] = []
-    with model.backbone.register_forward_hook(lambda _, __, output: seen.append(output)):
-        logits = model(images().double()).logits
-    chosen = logits.argmax(dim=1) if classes is None else classes
-    (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), seen[0])
+    output = model(images().double())
+    places = (output.features, output.features if output.attention is None else output.attention.features)
+    chosen = output.logits.argmax(dim=1) if classes is None else classes
+    first, last = torch.autograd.grad(output.logits.gather(1, chosen[:, None]).sum(), places)
     assert torch.equal(explanation.classes, chosen)
-    torch.testing.assert_close(explanation.logits, logits)
+    torch.testing.assert_close(explanation.logits, output.logits)
+    torch.testing.assert_close(explanation.attended, places[1])
+    before = weights_at_features(model, explanation)
     for b in range(3):
-        beta = gradient[b].mean(dim=(1, 2)).tolist()
+        beta = last[b].mean(dim=(1, 2)).tolist()
         np.testing.assert_allclose(explanation.weights[b].numpy(), beta, rtol=1e-9, atol=1e-15)
-        wanted = reference.heat_map(seen[0][b].detach().numpy(), beta)
-        np.testing.assert_allclose(explanation.maps[b].numpy(), wanted, rtol=1e-9, atol=1e-15)
+        wanted = reference.heat_map(places[1][b].detach().numpy(), beta)
+        np.testing.assert_allclose(explanation.maps[b].numpy(), wanted, rtol=1e-9, atol=1e-18)
+        np.testing.assert_allclose(before[b], first[b].mean(dim=(1, 2)), rtol=1e-9, atol=1e-15)
 
 
 def test_shapes_and_types() -> None:
@@ -161,13 +163,12 @@ def test_the_kinds_of_map_by_their_formulas(options: dict[str, Any]) -> None:
     features = explanation.features.requires_grad_()
     output = model.head(features)
     assert output.attention is not None
-    attended = output.attention.features
-    chosen = output.logits.max(dim=1).values.sum()
-    (gradient,) = torch.autograd.grad(chosen, attended)
+    places = {"gradcam": output.attention.features, "gradcam-features": features}
+    gradients = torch.autograd.grad(output.logits.max(dim=1).values.sum(), tuple(places.values()))
     for b in range(3):
-        beta = gradient[b].mean(dim=(1, 2)).tolist()
-        wanted = reference.heat_map(attended[b].detach().numpy(), beta)
-        np.testing.assert_allclose(kinds["gradcam-attended"][b], wanted, rtol=1e-9, atol=1e-18)
+        for (kind, place), gradient in zip(places.items(), gradients, strict=True):
+            wanted = reference.heat_map(place[b].detach().numpy(), gradient[b].mean(dim=(1, 2)).tolist())
+            np.testing.assert_allclose(kinds[kind][b], wanted, rtol=1e-9, atol=1e-18)
         if "spatial" in kinds:
             assert torch.equal(kinds["spatial"][b], output.attention.spatial[b, 0])
         if "channel" in kinds:
@@ -187,8 +188,8 @@ def test_the_spatial_attention_of_a_rectified_map_is_the_channel_map_normalised(
     ("method", "options", "kinds"),
     [
         ("ggam", {}, MAPS),
-        ("ggam", {"spatial": False}, ("gradcam", "gradcam-attended", "channel")),
-        ("ggam", {"channel": False}, ("gradcam", "gradcam-attended", "spatial")),
+        ("ggam", {"spatial": False}, ("gradcam", "gradcam-features", "channel")),
+        ("ggam", {"channel": False}, ("gradcam", "gradcam-features", "spatial")),
         ("ggam", {"channel": False, "spatial": False}, ("gradcam",)),
         ("baseline", {}, ("gradcam",)),
     ],
@@ -237,7 +238,7 @@ def test_kinds_under_autocast_are_close_to_float32() -> None:
 @pytest.mark.parametrize(
     ("method", "kind", "message"),
     [
-        ("ggam", "grad-cam", "map 'grad-cam': expected gradcam, gradcam-attended, spatial, channel"),
+        ("ggam", "grad-cam", "map 'grad-cam': expected gradcam, gradcam-features, spatial, channel"),
         ("baseline", "spatial", "map 'spatial': this baseline model has only gradcam"),
     ],
 )

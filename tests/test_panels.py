@@ -95,7 +95,7 @@ def test_other_classes_are_explained_beside_the_predicted_one(tmp_path: Path) ->
     for name in ("a.png", "b.png"):
         noise((70, 60)).save(tmp_path / name)
     model = tiny_model()
-    options = PanelOptions(maps=("gradcam", "spatial", "gradcam-attended"), classes=NAMES, dpi=40)
+    options = PanelOptions(maps=("gradcam", "spatial", "gradcam-features"), classes=NAMES, dpi=40)
     entries, _ = explain_files(
         model, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "o", options=options, top=1
     )
@@ -109,7 +109,7 @@ def test_other_classes_are_explained_beside_the_predicted_one(tmp_path: Path) ->
             others, key=lambda name: -next(g.probability for g in entry.classes if g.name == name)
         )
         wanted = [("gradcam", name) for name in (predicted, *others)]
-        wanted += [("spatial", None)] + [("gradcam-attended", name) for name in (predicted, *others)]
+        wanted += [("spatial", None)] + [("gradcam-features", name) for name in (predicted, *others)]
         assert [(shown.kind, shown.class_name) for shown in entry.shown] == wanted
         for shown, heat in zip(entry.shown, maps, strict=True):
             assert shown.empty == (not (heat > 0).any())

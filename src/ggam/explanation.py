@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ggam.attention import Attention, ChannelSpatialAttention
 from ggam.backbones import eval_mode
-from ggam.gradcam import checked_classes, gradcam_map, gradcam_weights
+from ggam.gradcam import checked_classes, gradcam_map
 from ggam.methods.base import FineGrainedModel
 
-MAPS = ("gradcam", "gradcam-attended", "spatial", "channel")
+MAPS = ("gradcam", "gradcam-features", "spatial", "channel")
 """The kinds of heat map, see `map_kinds`."""
 
 
@@ -28,11 +28,16 @@ class Explanation(NamedTuple):
     maps: Tensor
     """Grad-CAM heat maps L_map (B, H, W) or (B, M, H, W), at the size of the feature map, not normalised."""
     weights: Tensor
-    """Grad-CAM channel weights β (B, C) or (B, M, C)."""
+    """Grad-CAM channel weights β (B, C) or (B, M, C), at `attended`."""
     features: Tensor
-    """A (B, C, H, W), the feature map that Grad-CAM differentiates."""
+    """A (B, C, H, W), the feature map of the backbone."""
     attention: Attention | None
     """S, T and D, for methods that have them."""
+
+    @property
+    def attended(self) -> Tensor:
+        """D (B, C, H, W), the feature map that is classified and explained; A where there is no attention."""
+        return self.features if self.attention is None else self.attention.features
 
     @property
     def empty(self) -> Tensor:
@@ -50,7 +55,8 @@ class Explanation(NamedTuple):
 def explain(model: FineGrainedModel, images: Tensor, classes: Tensor | None = None) -> Explanation:
     """Classify images and say where the model looked (Eq. 4 and the heat map of it).
 
-    The backbone runs once, without recording gradients; only the head is differentiated, once per
+    Grad-CAM is taken at the feature map that is classified: at D behind the attention, at A where there
+    is none. The backbone runs once, without recording gradients; only the head is differentiated, once per
     class. The model is evaluated in eval mode whatever mode it is in, and left in the mode it was
     in. Works under `torch.no_grad`, `torch.inference_mode` and autocast.
 
@@ -89,9 +95,9 @@ def explain_features(model: FineGrainedModel, features: Tensor, classes: Tensor 
         if classes is not None:
             classes = fitting_classes(classes, len(features), model.num_classes).to(features.device)
         first, *others = (None,) if classes is None else classes.view(len(features), -1).unbind(1)
-        output, weights = model.gradcam(features, first)
-        betas = [weights, *(model.gradcam(features, column)[1] for column in others)]
-        maps = [gradcam_map(output.features, beta) for beta in betas]
+        output, weights = model.gradcam(features, first, at="attended")
+        betas = [weights, *(model.gradcam(features, column, at="attended")[1] for column in others)]
+        maps = [gradcam_map(output.attended, beta) for beta in betas]
         shown = output.logits.argmax(dim=1) if classes is None else classes
         maps, weights = stacked_like(shown, maps), stacked_like(shown, betas)
     return Explanation(output.logits, shown, maps, weights, output.features, output.attention)
@@ -113,7 +119,7 @@ def available_maps(model: FineGrainedModel) -> tuple[str, ...]:
     if not isinstance(attention, ChannelSpatialAttention):
         return ("gradcam",)
     at_work = {
-        "gradcam-attended": attention.channel or attention.spatial,
+        "gradcam-features": attention.channel or attention.spatial,
         "spatial": attention.spatial,
         "channel": attention.channel,
     }
@@ -125,10 +131,11 @@ def map_kinds(
 ) -> dict[str, Tensor]:
     """The heat maps of an explanation by kind, without another pass through the backbone.
 
-    * `gradcam`: ReLU(Σ_c β_c A_c), β_c = 1/(HW) Σ_ij ∂y_k/∂A_cij (Eq. 4), at the feature map A. The gradient
-      goes through S and T too, and the ratio of Eq. (3) couples all positions.
-    * `gradcam-attended`: ReLU(Σ_c β_c D_c), β_c = 1/(HW) Σ_ij ∂y_k/∂D_cij, at the attended map D behind the
-      attention, where the authors' scripts take it.
+    * `gradcam`: ReLU(Σ_c β_c D_c), β_c = 1/(HW) Σ_ij ∂y_k/∂D_cij, at the attended map D, where the authors'
+      scripts take it; D is A where there is no attention.
+    * `gradcam-features`: ReLU(Σ_c β_c A_c), β_c = 1/(HW) Σ_ij ∂y_k/∂A_cij (Eq. 4), at the feature map A
+      before the attention. The gradient goes through S and T too, and the ratio of Eq. (3) couples all
+      positions.
     * `spatial`: T of Eq. (3), the same for every class.
     * `channel`: ReLU(Σ_c S_c A_c), the Grad-CAM formula with S in the place of β, the same for every
       class. For A ≥ 0 it is the numerator of Eq. (3), so T by the ratio is this map normalised.
@@ -162,11 +169,26 @@ def checked_kinds(model: FineGrainedModel, kinds: Sequence[str]) -> Sequence[str
     return kinds
 
 
+def weights_at_features(model: FineGrainedModel, explanation: Explanation) -> Tensor:
+    """β (B, C) or (B, M, C) of Eq. (4) at A, through the attention: what the guidance holds S against.
+
+    Args:
+        model: the model that was explained.
+        explanation: what `explain` returned.
+    """
+    columns = explanation.classes.view(len(explanation.logits), -1).unbind(1)
+    with eval_mode(model):
+        betas = [model.gradcam(explanation.features, column)[1] for column in columns]
+    return stacked_like(explanation.classes, betas)
+
+
 def _map(model: FineGrainedModel, explanation: Explanation, kind: str) -> Tensor:
     if kind == "gradcam":
         return explanation.maps
-    if kind == "gradcam-attended":
-        return _attended_maps(model, explanation)
+    if kind == "gradcam-features":
+        features = explanation.features
+        betas = weights_at_features(model, explanation).view(len(features), -1, features.shape[1]).unbind(1)
+        return stacked_like(explanation.classes, [gradcam_map(features, beta) for beta in betas])
     assert explanation.attention is not None
     if kind == "spatial":
         single = explanation.attention.spatial.squeeze(1)
@@ -174,20 +196,6 @@ def _map(model: FineGrainedModel, explanation: Explanation, kind: str) -> Tensor
         single = gradcam_map(explanation.features, explanation.attention.channel)
     several = explanation.maps.ndim == 4
     return single.unsqueeze(1).expand_as(explanation.maps) if several else single
-
-
-def _attended_maps(model: FineGrainedModel, explanation: Explanation) -> Tensor:
-    """Grad-CAM at D, by autograd through the head."""
-    columns = explanation.classes.view(len(explanation.logits), -1).unbind(1)
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model):
-        output = model.classify(explanation.features.clone().requires_grad_())
-        assert output.attention is not None
-        attended = output.attention.features
-        maps = [
-            gradcam_map(attended.detach(), gradcam_weights(output.logits, attended, column))
-            for column in columns
-        ]
-    return stacked_like(explanation.classes, maps)
 
 
 def fitting_classes(classes: Tensor, count: int, num_classes: int) -> Tensor:

@@ -25,11 +25,11 @@ from ggam.overlays import TILE_INCHES, PanelFormat, panel, render
 EXPLANATIONS_FILE = "explanations.json"
 MAP_TITLES = {
     "gradcam": "Grad-CAM",
-    "gradcam-attended": "Grad-CAM behind the attention",
+    "gradcam-features": "Grad-CAM before the attention",
     "spatial": "Attention T",
     "channel": "Channel attention S",
 }
-_OF_A_CLASS = ("gradcam", "gradcam-attended")
+_OF_A_CLASS = ("gradcam", "gradcam-features")
 
 
 def crop_of(sample: Sample, transform: ImageTransform, size: int | None = None) -> Image.Image:

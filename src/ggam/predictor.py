@@ -137,8 +137,8 @@ class Inference(nn.Module):
         if classes is not None:
             predicted = self.model.classify(features).logits.argmax(dim=1)
             classes = torch.where(classes < 0, predicted, classes)
-        output, weights = self.model.gradcam(features, classes)
-        return (*self._with_probabilities(output.logits), gradcam_map(output.features, weights))
+        output, weights = self.model.gradcam(features, classes, at="attended")
+        return (*self._with_probabilities(output.logits), gradcam_map(output.attended, weights))
 
     def _with_probabilities(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         return logits, (logits / self.model.config.temperature).softmax(dim=1)

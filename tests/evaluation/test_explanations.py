@@ -24,7 +24,7 @@ from ggam.evaluation.explanations import evaluate_explanations, planned
 from ggam.evaluation.localization import localization_metrics
 from ggam.methods.base import FineGrainedModel
 
-KINDS = ("gradcam", "gradcam-attended", "spatial", "channel")
+KINDS = ("gradcam", "gradcam-features", "spatial", "channel")
 LOCAL = {*METRICS} - {"insertion", "deletion", "average_drop", "increase", "road"}
 
 

@@ -29,15 +29,16 @@ def report(models: dict[str, FineGrainedModel], annotated: FineGrainedDataset) -
 def test_the_contrast_is_grad_cam_of_the_difference_of_two_logits(
     models: dict[str, FineGrainedModel], annotated: FineGrainedDataset, report: EvalReport, method: str
 ) -> None:
-    """By autograd of y_said - y_true itself, at the feature map."""
+    """By autograd of y_said - y_true itself, at the feature map that is classified."""
     model = models[method]
     (found,) = contrasts(model, annotated, [3], report.predictions)
     image = annotated[3][0][None]
     features = model.backbone(image).detach().requires_grad_()
-    logits = model.classify(features).logits[0]
+    output = model.classify(features)
+    place, logits = output.attended, output.logits[0]
     for heat, score in zip(found, (logits[2], logits[0], logits[2] - logits[0]), strict=True):
-        (gradient,) = torch.autograd.grad(score, features, retain_graph=True)
-        expected = (gradient.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1).relu()[0]
+        (gradient,) = torch.autograd.grad(score, place, retain_graph=True)
+        expected = (gradient.mean(dim=(2, 3), keepdim=True) * place).sum(dim=1).relu()[0]
         np.testing.assert_allclose(heat, expected.detach().numpy(), rtol=1e-4, atol=1e-7)
 
 

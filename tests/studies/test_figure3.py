@@ -332,4 +332,4 @@ def test_the_command_refuses_in_one_line(tmp_path: Path, study: Path, command: C
     assert said.startswith("2: ggam: ") and said.count("\n") == 1
     assert "holds no result of table3" in said
     assert command(study, "--seed", 1).startswith("2: ggam: ")
-    assert "gradcam-attended" in command(study, "--map", "heat")
+    assert "gradcam-features" in command(study, "--map", "heat")

@@ -123,7 +123,7 @@ def explain(
         images: Pictures, or folders of pictures.
         out: Where the panels and the raw maps go; default: RUN/explanations.
         top: How many classes to name.
-        maps: Which maps, with commas between: gradcam, gradcam-attended, spatial, channel; default:
+        maps: Which maps, with commas between: gradcam, gradcam-features, spatial, channel; default:
             gradcam, and spatial where the model has it.
         class_: Explain this class too, beside the predicted one: why not it? May be given several times.
         file_format: png, or pdf with the text as text.

@@ -28,7 +28,7 @@ from ggam.evaluation.faithfulness import (
 from ggam.evaluation.heat import centre_map, peak
 from ggam.evaluation.localization import LocalScores, local_scores
 from ggam.evaluation.targets import GRID, Targets, telling_pairs
-from ggam.explanation import available_maps, explain, map_kinds
+from ggam.explanation import available_maps, explain, map_kinds, weights_at_features
 from ggam.methods.base import FineGrainedModel
 
 PERTURBED = 32
@@ -199,7 +199,9 @@ def _look(passes: _Passes, dataset: FineGrainedDataset) -> _Seen:
         rival = _rivals(explanation.logits.cpu(), labels)
         rivals += rival.tolist()
         if explanation.attention is not None:
-            agreement[rows] = channel_agreement(explanation.attention.channel, explanation.weights)
+            agreement[rows] = channel_agreement(
+                explanation.attention.channel, weights_at_features(passes.model, explanation)
+            )
         targets = Targets.of(dataset, rows)
         told = None if pairs is None else pairs[labels, rival]
         for kind, heat in passes.with_controls(found, some).items():

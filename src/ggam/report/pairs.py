@@ -87,7 +87,7 @@ def contrasts(
     for index in indices:
         classes = torch.tensor([[predictions[index].predicted, predictions[index].label]])
         seen = explain(model, dataset[index][0][None], classes)
-        rather = gradcam_map(seen.features, seen.weights[:, 0] - seen.weights[:, 1])
+        rather = gradcam_map(seen.attended, seen.weights[:, 0] - seen.weights[:, 1])
         maps = torch.cat([seen.maps[0], rather]).float().cpu().numpy()
         found.append(Contrast(*maps))
     return found

@@ -31,7 +31,7 @@ from ggam.studies.definition import PLAIN
 from ggam.studies.figure3_networks import Figure3Error, Networks
 from ggam.training.run import RESULTS, RunConfig
 
-MapKind = Literal["gradcam", "gradcam-attended", "spatial", "channel"]
+MapKind = Literal["gradcam", "gradcam-features", "spatial", "channel"]
 """Those of `ggam.explanation.MAPS`."""
 MOST_PICTURES = 12
 CROP = 448

@@ -16,18 +16,17 @@ from ggam.studies.figure3_networks import COLUMNS, ROWS, Figure3Error
 
 PAGE = "index.html"
 KIND_TITLES = {
-    "gradcam": "Grad-CAM of the predicted class at the feature map A",
-    "gradcam-attended": "Grad-CAM of the predicted class at the attended map D",
+    "gradcam": "Grad-CAM of the predicted class, behind the attention where there is one",
+    "gradcam-features": "Grad-CAM of the predicted class at the feature map A, before the attention",
     "spatial": "the spatial attention T",
     "channel": "the feature map A weighted by the channel attention S",
 }
 _KIND_NOTES = {
-    "gradcam": (
-        "The gradient goes through the attention, and Eq. (3) couples all places: a network with spatial "
-        "attention can have heat at A where T leaves little of it; the map gradcam-attended shows what is "
-        "left behind the attention."
+    "gradcam": "It is taken at the feature map that the classifier pools.",
+    "gradcam-features": (
+        "Networks without attention at work have no such map. The gradient goes through the attention, and "
+        "Eq. (3) couples all places: there can be heat where T leaves little of it."
     ),
-    "gradcam-attended": "Networks without attention at work have no such map.",
     "spatial": "It is the same for all classes. Networks without spatial attention have no such map.",
     "channel": "It is the same for all classes. Networks without channel attention have no such map.",
 }
