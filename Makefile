@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/ggam demo
 
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check

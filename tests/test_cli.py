@@ -160,6 +160,13 @@ def test_a_recipe_file_gives_options_and_flags_override_it(ggam: Run, squares: P
     assert (stored["lr"], stored["method"], stored["stage"]) == (0.01, "baseline", -2)
 
 
+def test_the_card_of_a_runs_model_folder_keeps_its_figures(ggam: Run, trained: Path) -> None:
+    card = trained / "model/README.md"
+    before = card.read_text()
+    assert ggam("card", trained / "model")[0] == 0
+    assert card.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

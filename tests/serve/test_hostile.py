@@ -1,5 +1,6 @@
 """Bad uploads, generated: the service refuses them one by one, and is afterwards as it was before."""
 
+import errno
 import random
 import socket
 import struct
@@ -27,6 +28,8 @@ NAMES = (
 Status = int | None
 Attack = Callable[[httpx.Client, random.Random], Status]
 
+_HUNG_UP = (errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET)
+
 
 def post(client: httpx.Client, data: bytes, name: str = "a.jpg", field: str = "images") -> int:
     response = client.post("/predict", files={field: (name, data)})
@@ -39,10 +42,15 @@ def post(client: httpx.Client, data: bytes, name: str = "a.jpg", field: str = "i
 def raw(client: httpx.Client, *parts: bytes) -> Status:
     """Send bytes as they are; the status, or None where the server just hangs up."""
     with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=15) as caller:
-        for part in parts:
-            caller.sendall(part)
-        caller.shutdown(socket.SHUT_WR)
-        answer = caller.makefile("rb").readline()
+        try:
+            for part in parts:
+                caller.sendall(part)
+            caller.shutdown(socket.SHUT_WR)
+            answer = caller.makefile("rb").readline()
+        except OSError as error:
+            if error.errno not in _HUNG_UP:
+                raise
+            return None
     return int(answer.split()[1]) if answer else None
 
 

@@ -11,7 +11,7 @@ from ggam.data.records import DataError, FineGrainedDataset
 from ggam.devices import default_device
 from ggam.hub import FILES, push_model
 from ggam.model_card import CARD_FILE, write_card, write_run_card
-from ggam.training.run import RunConfig
+from ggam.training.run import CONFIG, RunConfig
 
 
 def card(run: Path) -> None:
@@ -20,6 +20,8 @@ def card(run: Path) -> None:
     Args:
         run: A run directory, or a model folder, of which no accuracy is known.
     """
+    if (run.parent / CONFIG).is_file():  # the model folder of a run, of which more is known
+        run = run.parent
     model, config = open_run(run)
     if config is None:
         file, written = run / CARD_FILE, write_card(run, model.config)
