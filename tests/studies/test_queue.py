@@ -157,9 +157,10 @@ def test_workers_that_die_are_not_held_against_a_run_at_once(join: Join) -> None
     assert watcher.pending(["a"]) == ["a"]
 
 
-def test_many_workers_at_once_share_without_overlap(join: Join) -> None:
+@pytest.mark.parametrize("attempt", range(4))
+def test_many_workers_at_once_share_without_overlap(join: Join, attempt: int) -> None:
     runs = [f"run{index}" for index in range(6)]
-    barrier = threading.Barrier(3)
+    barrier = threading.Barrier(4)
 
     def worker(queue: RunQueue) -> list[str]:
         barrier.wait()
@@ -174,8 +175,8 @@ def test_many_workers_at_once_share_without_overlap(join: Join) -> None:
             mine.append(claim.run)
         return mine
 
-    queues = [RunQueue(join().storage, "ggam-test", beat=30) for _ in range(3)]
-    with ThreadPoolExecutor(3) as pool:
+    queues = [RunQueue(join().storage, "ggam-test", beat=30) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
         shares = list(pool.map(worker, queues))
     assert sorted(run for share in shares for run in share) == runs
 

@@ -1,8 +1,10 @@
 """Runs shared by many workers through Optuna's storage: claimed, kept alive, taken over.
 
-Each attempt at a run is an Optuna trial whose user attribute `run` names the run. A trial goes from
-WAITING to RUNNING by one worker only; this is what claims it. While a worker trains, a thread of it
-counts up the trial's `beat`. A worker that sees another's count stand still for some beats, on its own
+Each attempt at a run is an Optuna trial whose user attribute `run` names the run. To claim a run, a worker
+writes an attempt of its own, and only then looks for others: of two workers that come at once one at least
+sees the other, and whoever sees another steps back. No database has to lock anything for that (SQLite would
+let two workers change the state of one trial). While a worker trains, a thread of it counts up the trial's
+`beat`. A worker that sees another's count stand still for some beats, on its own
 clock, so that clocks need not agree, declares that attempt FAILed and the run open again. Should the
 silent worker wake up, it ends at once: the run's folder is the other's now.
 """
@@ -33,6 +35,8 @@ LOST = 75
 """The exit code of a worker whose run was taken over: "temporary failure" in sysexits.h."""
 _PATIENCE = 4
 """Beats without a sign of life after which a worker counts as dead."""
+_LIVE = (TrialState.RUNNING, TrialState.COMPLETE)
+"""Attempts beside which there must be no other."""
 
 
 class StorageError(ValueError):
@@ -85,14 +89,9 @@ class RunQueue:
         attempts = self._attempts()
         for run in runs:
             tried = attempts.get(run, [])
-            states = {trial.state for trial in tried}
-            if TrialState.COMPLETE in states or self.reason(run, tried) is not None:
+            if any(trial.state in _LIVE for trial in tried) or self.reason(run, tried) is not None:
                 continue
-            waiting = [trial for trial in tried if trial.state == TrialState.WAITING]
-            if TrialState.RUNNING in states:
-                continue
-            trial = self._id(waiting[0]) if waiting else self._open(run)
-            claimed = self._take(run, trial)
+            claimed = self._take(run)
             if claimed is not None:
                 return claimed
         return None
@@ -144,24 +143,16 @@ class RunQueue:
     def _id(self, trial: FrozenTrial) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self._study, trial.number)
 
-    def _open(self, run: str) -> int:
-        template = create_trial(state=TrialState.WAITING, user_attrs={"run": run})
-        return self.storage.create_new_trial(self._study, template_trial=template)
-
-    def _take(self, run: str, trial: int) -> "Claim | None":
-        """Claim an attempt, unless another worker was first."""
-        try:
-            if not self.storage.set_trial_state_values(trial, TrialState.RUNNING):
-                return None
-        except UpdateFinishedTrialError:
-            return None
+    def _take(self, run: str) -> "Claim | None":
+        """Claim a run, unless another worker has, or is about to."""
+        attributes = {"run": run, "worker": f"{socket.gethostname()}:{os.getpid()}"}
+        attempt = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+        trial = self.storage.create_new_trial(self._study, template_trial=attempt)
         claim = Claim(self, run, trial)
-        live = {TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE}
-        rivals = [t for t in self._attempts()[run] if t.state in live and self._id(t) < trial]
-        if rivals:  # two workers opened the same run at once: the older attempt counts
+        live = [other for other in self._attempts()[run] if other.state in _LIVE]
+        if any(self._id(other) != trial for other in live):
             claim.release()
             return None
-        self.storage.set_trial_user_attr(trial, "worker", f"{socket.gethostname()}:{os.getpid()}")
         return claim
 
     def _declare_dead(self) -> None:
