@@ -108,7 +108,10 @@ def main() -> None:
     parser.add_argument("--road", action="store_true")
     args = parser.parse_args()
 
-    with (args.study / args.table / "runs.csv").open(encoding="utf-8", newline="") as file:
+    table = args.study / args.table / "runs.csv"
+    if not table.is_file():
+        parser.error(f"{table}: no such file; expected a folder that ggam study {args.table} has finished")
+    with table.open(encoding="utf-8", newline="") as file:
         runs = {
             (run["row"], int(run["seed"])): args.study / "runs" / run["run"] for run in csv.DictReader(file)
         }
