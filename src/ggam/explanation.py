@@ -9,7 +9,7 @@ from torch import Tensor
 from ggam.attention import Attention, ChannelSpatialAttention
 from ggam.backbones import eval_mode
 from ggam.gradcam import checked_classes, gradcam_map
-from ggam.methods.base import FineGrainedModel
+from ggam.methods.base import FineGrainedModel, Output
 
 MAPS = ("gradcam", "gradcam-features", "spatial", "channel")
 """The kinds of heat map, see `map_kinds`."""
@@ -37,7 +37,7 @@ class Explanation(NamedTuple):
     @property
     def attended(self) -> Tensor:
         """D (B, C, H, W), the feature map that is classified and explained; A where there is no attention."""
-        return self.features if self.attention is None else self.attention.features
+        return Output(self.logits, self.features, self.attention).attended
 
     @property
     def empty(self) -> Tensor:
