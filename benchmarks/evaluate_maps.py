@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import ggam
-from ggam.data.synthetic import synthesize
+from ggam.data.birds.dataset import synthesize
 from ggam.evaluation.accuracy import EvalReport
 from ggam.evaluation.evaluate import Precision, evaluate
 from rounds import arguments, measure, show, title

@@ -14,7 +14,7 @@ does not use. What a library cannot do is printed as such.
 import argparse
 from collections.abc import Callable
 
-import ggam  # before the libraries that import torchvision, see ggam._torchvision
+import ggam  # before the libraries that import torchvision, see ggam.system.torchvision_hook
 
 # isort: split
 

@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ggam  # before torchmetrics is imported, see ggam._torchvision
-from ggam.devices import default_device
+import ggam  # before torchmetrics is imported, see ggam.system.torchvision_hook
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.agreement import STAGES
 from ggam.evaluation.estimates import CONTROLS, FAITHFULNESS, METRICS
 from ggam.evaluation.explanation_report import SUMMARY_FILE, refuse_others
 from ggam.evaluation.explanations import PERTURBED, evaluate_explanations, planned
+from ggam.system.devices import default_device
 from ggam.training.recipe import resolve_precision
 from ggam.training.run import RunConfig
 

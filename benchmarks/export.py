@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ggam  # before torchvision is imported, see ggam._torchvision
+import ggam  # before torchvision is imported, see ggam.system.torchvision_hook
 
 # isort: split
 
@@ -20,8 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ggam.export import export_model
-from ggam.timing import take_turns
+from ggam.deploy.export import export_model
+from ggam.system.timing import take_turns
 
 KINDS: dict[str, dict[str, Any]] = {
     "onnxruntime, logits only": {"maps": False},

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ggam.timing import peak_memory, take_turns
+from ggam.system.timing import peak_memory, take_turns
 
 
 class Cost(NamedTuple):

@@ -138,7 +138,7 @@ def serve_minimal(model: Path, port: int) -> None:
     import uvicorn
     from fastapi import FastAPI, UploadFile
 
-    from ggam.predictor import open_predictor
+    from ggam.deploy.predictor import open_predictor
 
     predictor = open_predictor(model)
     app = FastAPI()

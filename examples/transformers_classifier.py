@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, ViTConfig
 from transformers.models.vit import ViTForImageClassification
 
-from ggam.overlays import overlay
+from ggam.drawing.overlays import overlay
 
 
 class Features(nn.Module):

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from ggam.data.transforms import ImageTransform
-from ggam.predictor import Maps, Predictor
-from ggam.serve.app import create_app
-from ggam.serve.examples import Examples
-from ggam.serve.limits import Limits
-from ggam.serve.server import listen, server_for
+from ggam.deploy.predictor import Maps, Predictor
+from ggam.deploy.serve.app import create_app
+from ggam.deploy.serve.examples import Examples
+from ggam.deploy.serve.limits import Limits
+from ggam.deploy.serve.server import listen, server_for
 
 NAMES = ("auk <b>", "booby", "crake", "dunlin", "12")
 

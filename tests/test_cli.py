@@ -17,8 +17,8 @@ from PIL import Image
 
 from conftest import Run
 from ggam import cli
-from ggam.data.layouts import detect_layout
-from ggam.data.synthetic import synthesize
+from ggam.data.birds.dataset import synthesize
+from ggam.data.layouts.registry import detect_layout
 
 FLAGS = (
     "--backbone test_resnet --no-pretrained --image-size 32 --epochs 2 --batch-size 6 --lr 0.05 "

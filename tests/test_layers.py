@@ -12,18 +12,24 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ggam"
 
 # From the bottom up. A name is a module or a package right below `ggam`; a new one is added here.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("_precision", "_torchvision", "_version", "calibration", "devices", "files", "timing"),
-    ("attention", "gradcam", "losses"),
-    ("backbones", "data", "weights"),
-    ("checkpoint", "file_card", "methods"),
-    ("explanation", "export", "foreign", "overlays", "panels", "predictions", "predictor"),
+    ("_version", "equations", "system"),
+    ("backbones", "data", "drawing"),
+    ("methods",),
+    ("explanations", "runs"),
     ("evaluation", "training"),
-    ("hub", "model_card", "report", "serve", "studies"),
+    ("report",),
+    ("deploy", "studies"),
     ("__main__", "cli", "commands", "demo"),
 )
-# The mathematics stays readable file by file; training receives an `evaluate` callable.
-STRANGERS = ({"attention", "gradcam", "losses"}, {"evaluation", "training"})
-TORCH_ONLY = ("_precision", "attention", "gradcam", "losses")
+# Training receives an `evaluate` callable; pictures and charts know no network.
+STRANGERS = (
+    {"evaluation", "training"},
+    {"drawing", "equations"},
+    {"drawing", "backbones"},
+    {"drawing", "data"},
+)
+TORCH_ONLY = ("attention", "gradcam", "guidance", "precision")
+"""Of `equations`; the mathematics stays readable file by file, so that they do not import one another."""
 
 UNITS = sorted(
     path.stem
@@ -95,19 +101,22 @@ def test_modules_of_one_layer_do_not_go_in_circles() -> None:
     assert set(TopologicalSorter(graph).static_order()) >= set(UNITS)
 
 
-@pytest.mark.parametrize("unit", TORCH_ONLY)
-def test_the_mathematics_needs_torch_alone(unit: str) -> None:
-    packages = {name.split(".")[0] for name in imported_modules((PACKAGE / f"{unit}.py").read_text("utf-8"))}
-    assert packages - {"torch", "ggam"} <= sys.stdlib_module_names
+@pytest.mark.parametrize("equation", TORCH_ONLY)
+def test_the_mathematics_needs_torch_alone(equation: str) -> None:
+    assert {path.stem for path in sources("equations")} == {*TORCH_ONLY, "__init__"}
+    names = set(imported_modules((PACKAGE / "equations" / f"{equation}.py").read_text("utf-8")))
+    own = {name for name in names if name.startswith("ggam.")}
+    assert own <= {"ggam.equations.precision"}
+    assert {name.split(".")[0] for name in names - own} - {"torch"} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
     ("unit", "source", "message"),
     [
-        ("losses", "from ggam.attention import Attention", "must not know one another"),
+        ("drawing", "from ggam.data.records import Box", "must not know one another"),
         ("training", "def f():\n    import ggam.evaluation.evaluate", "must not know one another"),
-        ("methods", "from ggam.explanation import explain", "from a layer above it"),
-        ("methods", "from ggam import explanation", "from a layer above it"),
+        ("methods", "from ggam.explanations.explanation import explain", "from a layer above it"),
+        ("methods", "from ggam import runs", "from a layer above it"),
         ("report", "from ggam import explain", "no module"),
     ],
 )

@@ -136,7 +136,7 @@ def test_the_page_of_equations_names_what_exists() -> None:
     for dotted in set(re.findall(r"`(ggam\.[\w.]+)`", page)):
         home, _, name = dotted.rpartition(".")
         assert hasattr(importlib.import_module(home), name), dotted
-    cited = re.findall(r"`((?:methods/)?test_\w+\.py)(?:::(\w+))?`((?:, `test_\w+`)*)", page)
+    cited = re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(\w+))?`((?:, `test_\w+`)*)", page)
     assert len(cited) > 10
     for file, first, others in cited:
         source = (root / "tests" / file).read_text("utf-8")

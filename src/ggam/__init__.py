@@ -3,60 +3,64 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ggam import _torchvision
 from ggam._version import __version__ as __version__
+from ggam.system import torchvision_hook
 
-_torchvision.install()
+torchvision_hook.install()
 
 if TYPE_CHECKING:
-    from ggam.attention import (
+    from ggam.data.layouts.registry import load_dataset as load_dataset
+    from ggam.equations.attention import (
         Attention as Attention,
         ChannelSpatialAttention as ChannelSpatialAttention,
         apply_spatial as apply_spatial,
         channel_weights as channel_weights,
         spatial_weights as spatial_weights,
     )
-    from ggam.checkpoint import (
-        from_pretrained as from_pretrained,
-        load_model as load_model,
-        save_model as save_model,
+    from ggam.equations.gradcam import gradcam_map as gradcam_map, gradcam_weights as gradcam_weights
+    from ggam.equations.guidance import (
+        GGAMLoss as GGAMLoss,
+        LossTerms as LossTerms,
+        symmetric_kl as symmetric_kl,
     )
-    from ggam.data.layouts import load_dataset as load_dataset
-    from ggam.explanation import (
+    from ggam.explanations.any_module import explain_module as explain_module
+    from ggam.explanations.explanation import (
         Explanation as Explanation,
         attention_maps as attention_maps,
         explain as explain,
         map_kinds as map_kinds,
     )
-    from ggam.foreign import explain_module as explain_module
-    from ggam.gradcam import gradcam_map as gradcam_map, gradcam_weights as gradcam_weights
-    from ggam.losses import GGAMLoss as GGAMLoss, LossTerms as LossTerms, symmetric_kl as symmetric_kl
-    from ggam.methods import create_model as create_model
     from ggam.methods.base import FineGrainedModel as FineGrainedModel, Output as Output
+    from ggam.methods.registry import create_model as create_model
+    from ggam.runs.model_folder import (
+        from_pretrained as from_pretrained,
+        load_model as load_model,
+        save_model as save_model,
+    )
 
 _HOMES = {
-    "Attention": "attention",
-    "ChannelSpatialAttention": "attention",
-    "Explanation": "explanation",
+    "Attention": "equations.attention",
+    "ChannelSpatialAttention": "equations.attention",
+    "Explanation": "explanations.explanation",
     "FineGrainedModel": "methods.base",
-    "GGAMLoss": "losses",
-    "LossTerms": "losses",
+    "GGAMLoss": "equations.guidance",
+    "LossTerms": "equations.guidance",
     "Output": "methods.base",
-    "apply_spatial": "attention",
-    "attention_maps": "explanation",
-    "channel_weights": "attention",
-    "create_model": "methods",
-    "explain": "explanation",
-    "explain_module": "foreign",
-    "from_pretrained": "checkpoint",
-    "gradcam_map": "gradcam",
-    "gradcam_weights": "gradcam",
-    "load_dataset": "data.layouts",
-    "load_model": "checkpoint",
-    "map_kinds": "explanation",
-    "save_model": "checkpoint",
-    "spatial_weights": "attention",
-    "symmetric_kl": "losses",
+    "apply_spatial": "equations.attention",
+    "attention_maps": "explanations.explanation",
+    "channel_weights": "equations.attention",
+    "create_model": "methods.registry",
+    "explain": "explanations.explanation",
+    "explain_module": "explanations.any_module",
+    "from_pretrained": "runs.model_folder",
+    "gradcam_map": "equations.gradcam",
+    "gradcam_weights": "equations.gradcam",
+    "load_dataset": "data.layouts.registry",
+    "load_model": "runs.model_folder",
+    "map_kinds": "explanations.explanation",
+    "save_model": "runs.model_folder",
+    "spatial_weights": "equations.attention",
+    "symmetric_kl": "equations.guidance",
 }
 __all__ = sorted([*_HOMES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 

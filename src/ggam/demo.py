@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ggam.checkpoint import load_model
-from ggam.data.layouts import load_dataset
+from ggam.data.birds.dataset import synthesize
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import FineGrainedDataset
 from ggam.data.sheet import class_sheet
-from ggam.data.synthetic import synthesize
-from ggam.devices import default_device
 from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import localize_maps
 from ggam.report import ComparisonEntry, write_comparison
+from ggam.runs.model_folder import load_model
+from ggam.system.devices import default_device
 from ggam.training.recipe import Recipe
 from ggam.training.run import Evaluate, RunConfig, fit
 

@@ -10,8 +10,8 @@ import pytest
 
 from conftest import write_class_folders
 from ggam import cli
-from ggam.checkpoint import load_model
 from ggam.commands.runs import evaluator
+from ggam.runs.model_folder import load_model
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, fit
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from ggam.data.cache import PictureCache
-from ggam.data.layouts import load_dataset
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import DataError, FineGrainedDataset, Sample
 from ggam.data.transforms import ImageTransform, resize_whole
 

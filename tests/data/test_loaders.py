@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch.utils.data import DataLoader
 
-from ggam.data.layouts import load_dataset
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.loaders import Augmented, Draw, EpochBatches, eval_loader
 from ggam.data.records import FineGrainedDataset
 from ggam.data.transforms import ImageTransform

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from ggam.data.layouts import load_dataset
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import (
     DataError,
     FineGrainedDataset,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ggam import Output, create_model, load_dataset
-from ggam.backbones import Backbone
+from ggam.backbones.build import Backbone
 from ggam.data.records import DataError, FineGrainedDataset, Sample
 from ggam.data.transforms import ImageTransform
 from ggam.evaluation.accuracy import EvaluationError

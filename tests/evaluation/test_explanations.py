@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from ggam import cli, create_model, explain, load_dataset, save_model
+from ggam.data.birds.dataset import synthesize
 from ggam.data.records import FineGrainedDataset, Sample
-from ggam.data.synthetic import synthesize
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.estimates import CONTROLS, METRICS
 from ggam.evaluation.evaluate import evaluate

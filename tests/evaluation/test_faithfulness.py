@@ -29,7 +29,7 @@ from ggam.evaluation.faithfulness import (
 from ggam.evaluation.heat import scaled
 from ggam.methods.base import FineGrainedModel
 
-assert ggam.__version__  # imported before torchcam, see ggam._torchvision
+assert ggam.__version__  # imported before torchcam, see ggam.system.torchvision_hook
 
 
 class Logits(nn.Module):

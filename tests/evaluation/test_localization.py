@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from ggam import create_model, load_dataset
+from ggam.data.birds.dataset import synthesize
 from ggam.data.birds.species import MARKS, species
 from ggam.data.records import Box, FineGrainedDataset, Sample
-from ggam.data.synthetic import synthesize
 from ggam.data.transforms import ImageTransform
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.frames import object_of

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ggam.backbones import create_backbone
-from ggam.gradcam import gradcam_weights
+from ggam.backbones.build import create_backbone
+from ggam.equations.gradcam import gradcam_weights
 from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, accuracy
 
 

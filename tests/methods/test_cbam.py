@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ggam import create_model
+from ggam.backbones.weights import BackboneError
 from ggam.methods.cbam import CBAM
-from ggam.weights import BackboneError
 
 
 def test_both_gates_by_the_formula() -> None:

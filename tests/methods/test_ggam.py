@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import reference
 from ggam import create_model, gradcam_map, gradcam_weights
-from ggam.losses import spatial_guidance
+from ggam.equations.guidance import spatial_guidance
 from ggam.methods.base import FineGrainedModel, Place
 from ggam.methods.ggam import GGAM, PRESETS, GGAMOptions
 

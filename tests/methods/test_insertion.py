@@ -11,9 +11,9 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from ggam import create_model, explain, load_model, save_model
-from ggam.backbones import Backbone, create_backbone
-from ggam.gradcam import gradcam_weights
-from ggam.methods import METHODS
+from ggam.backbones.build import Backbone, create_backbone
+from ggam.backbones.weights import BackboneError
+from ggam.equations.gradcam import gradcam_weights
 from ggam.methods.insertion import (
     Attended,
     InsertedAttention,
@@ -22,8 +22,8 @@ from ggam.methods.insertion import (
     UnitScale,
     insert_attention,
 )
+from ggam.methods.registry import METHODS
 from ggam.training.recipe import OptimizationRecipe, build_optimizer
-from ggam.weights import BackboneError
 
 INSERTED = ["senet", "cbam"]
 PLACEMENTS = ["blocks", "last"]

@@ -12,13 +12,13 @@ from PIL import Image
 
 from ggam.data.records import FineGrainedDataset
 from ggam.data.transforms import ImageTransform
+from ggam.drawing.overlays import overlay
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import local_scores
 from ggam.evaluation.targets import Targets
-from ggam.explanation import explain
+from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel
-from ggam.overlays import overlay
 from ggam.report import gallery as module
 from ggam.report.gallery import (
     COLUMNS,

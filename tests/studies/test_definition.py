@@ -2,7 +2,7 @@
 
 import pytest
 
-from ggam.methods import METHODS
+from ggam.methods.registry import METHODS
 from ggam.studies.definition import ATTENTION, PLAIN, STUDIES, table2, table3
 from ggam.studies.runner import combine
 

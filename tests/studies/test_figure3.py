@@ -17,8 +17,8 @@ from PIL import Image
 
 import ggam
 from ggam import cli
+from ggam.data.birds.dataset import synthesize
 from ggam.data.records import DataError
-from ggam.data.synthetic import synthesize
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import evaluate
 from ggam.studies.definition import table3

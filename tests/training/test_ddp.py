@@ -13,7 +13,7 @@ SCRIPT = """
 import json, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-import ggam  # before lightning, see ggam._torchvision
+import ggam  # before lightning, see ggam.system.torchvision_hook
 import torch
 from lightning.pytorch import seed_everything
 from ggam.data.loaders import FineGrainedDataModule

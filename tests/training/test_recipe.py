@@ -6,8 +6,8 @@ import torch
 import yaml
 
 import ggam
-from ggam.methods import METHODS
 from ggam.methods.ggam import GGAMOptions
+from ggam.methods.registry import METHODS
 from ggam.training.recipe import (
     DataRecipe,
     MachineRecipe,

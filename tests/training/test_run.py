@@ -18,9 +18,9 @@ from torch import Tensor
 import ggam
 from conftest import write_class_folders
 from ggam.data.records import DataError, FineGrainedDataset
-from ggam.devices import DeviceError
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
+from ggam.system.devices import DeviceError
 from ggam.training.callbacks import Interrupted, WholeCheckpoints
 from ggam.training.module import TrainingDiverged, TrainingModule
 from ggam.training.recipe import Recipe

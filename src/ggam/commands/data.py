@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ggam.commands.console import CONSOLE, Switch, progress
-from ggam.data.check import check_dataset, render
-from ggam.data.synthetic import PRESETS, synthesize as draw
+from ggam.data.birds.dataset import PRESETS, synthesize as draw
+from ggam.data.doctor.check import check_dataset, render
 
 
 def check(data: Path, *, layout: str | None = None, json: Annotated[bool, Switch] = False) -> None:

@@ -12,12 +12,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from torch import Tensor
 
 from ggam.commands.console import CONSOLE, PROGRESS, Switch
-from ggam.data.layouts import load_dataset
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import DataError
 from ggam.data.transforms import ImageTransform
-from ggam.export import Exported, Format, config_at, export_model, noise_pictures
-from ggam.predictions.run import Summary, predict_files
-from ggam.predictor import open_model, open_predictor
+from ggam.deploy.export import Exported, Format, config_at, export_model, noise_pictures
+from ggam.deploy.predictions.run import Summary, predict_files
+from ggam.deploy.predictor import open_model, open_predictor
 from ggam.training.run import RunConfig, RunError
 
 _COMPARED = 8

@@ -10,13 +10,13 @@ from rich.table import Table
 
 from ggam.commands.console import CONSOLE, Switch, progress
 from ggam.commands.runs import crop, evaluator, open_run, results_table, training_protocol
-from ggam.data.layouts import load_dataset
-from ggam.devices import default_device
+from ggam.data.layouts.registry import load_dataset
+from ggam.drawing.overlays import PanelFormat
 from ggam.evaluation.explanation_report import TABLE_FILE, ExplanationReport, refuse_others
 from ggam.evaluation.explanations import evaluate_explanations, planned
-from ggam.overlays import PanelFormat
-from ggam.panels import PanelOptions, explain_files
 from ggam.report import write_report
+from ggam.report.panels import PanelOptions, explain_files
+from ggam.system.devices import default_device
 from ggam.training.recipe import Precision, resolve_precision
 from ggam.training.run import RESULTS, RunError
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from ggam.checkpoint import load_model
 from ggam.commands.console import progress
 from ggam.data.records import FineGrainedDataset
-from ggam.devices import default_device
 from ggam.evaluation.evaluate import evaluate as measure
 from ggam.evaluation.localization import localization_metrics
 from ggam.methods.base import FineGrainedModel
+from ggam.runs.model_folder import load_model
+from ggam.system.devices import default_device
 from ggam.training.recipe import Precision, resolve_precision
 from ggam.training.run import CONFIG, RESULTS, RunConfig, RunError
 

@@ -10,8 +10,8 @@ import torch
 from cyclopts import Parameter
 
 from ggam.commands.console import CONSOLE
-from ggam.predictor import open_predictor
-from ggam.serve.limits import Limits, ServeError
+from ggam.deploy.predictor import open_predictor
+from ggam.deploy.serve.limits import Limits, ServeError
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
@@ -40,9 +40,9 @@ def serve(
         limits: What is taken on.
     """
     try:
-        from ggam.serve.app import create_app
-        from ggam.serve.examples import Examples
-        from ggam.serve.server import listen, run
+        from ggam.deploy.serve.app import create_app
+        from ggam.deploy.serve.examples import Examples
+        from ggam.deploy.serve.server import listen, run
     except ImportError as error:
         raise ServeError(
             f"ggam serve needs more packages ({error.name}): pip install 'ggam[serve]'"

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from ggam.commands.console import CONSOLE, Switch
 from ggam.commands.runs import open_run
-from ggam.data.layouts import load_dataset
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import DataError, FineGrainedDataset
-from ggam.devices import default_device
-from ggam.hub import FILES, push_model
-from ggam.model_card import CARD_FILE, write_card, write_run_card
+from ggam.deploy.hub import FILES, push_model
+from ggam.deploy.model_card import CARD_FILE, write_card, write_run_card
+from ggam.system.devices import default_device
 from ggam.training.run import CONFIG, RunConfig
 
 

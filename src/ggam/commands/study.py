@@ -10,9 +10,9 @@ import torch
 from cyclopts import Parameter
 from rich.table import Table
 
+from ggam.backbones.weights import BackboneError
 from ggam.commands.console import CONSOLE, Switch, progress, quiet_lightning
 from ggam.commands.runs import evaluator
-from ggam.devices import DeviceError
 from ggam.methods.ggam import GGAMOptions
 from ggam.methods.insertion import InsertionOptions
 from ggam.studies.conclusion import Estimate, conclude, estimate, measure_rows
@@ -21,9 +21,9 @@ from ggam.studies.queue import open_storage
 from ggam.studies.runner import DATA, PlannedRun, StudyError, claim_folder, collect, interruptible, plan, work
 from ggam.studies.table import StudyTable
 from ggam.studies.wording import answer, opening
+from ggam.system.devices import DeviceError
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, flatten
-from ggam.weights import BackboneError
 
 
 def study(

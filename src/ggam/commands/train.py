@@ -9,14 +9,14 @@ from cyclopts import Parameter
 from ggam.commands.console import CONSOLE, Switch, progress, quiet_lightning
 from ggam.commands.runs import evaluator, open_run, results_table
 from ggam.commands.share import say_card
-from ggam.data.layouts import load_dataset
-from ggam.devices import default_device
+from ggam.data.layouts.registry import load_dataset
+from ggam.deploy.model_card import CARD_FILE, write_run_card
+from ggam.deploy.serve.examples import keep_examples
 from ggam.methods.ggam import GGAMOptions
 from ggam.methods.insertion import InsertionOptions
-from ggam.model_card import CARD_FILE, write_run_card
 from ggam.report import write_report
 from ggam.report.run import REPORT_FILE
-from ggam.serve.examples import keep_examples
+from ggam.system.devices import default_device
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, Recipe
 from ggam.training.run import RunConfig, fit, load_parts

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ggam.data.transforms import resize_whole
-from ggam.files import write_atomic
+from ggam.system.files import write_atomic
 
 _FORMAT = 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ggam.data.records import FineGrainedDataset, Sample
-from ggam.files import write_atomic
+from ggam.system.files import write_atomic
 
 _TILE, _GAP, _LABEL = 112, 6, 118
 _INK, _PAPER = (32, 36, 40), (255, 255, 255)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ggam.calibration import calibration_error
+from ggam.evaluation.calibration import calibration_error
 from ggam.evaluation.confusion import confusion_picture
-from ggam.files import write_atomic
+from ggam.system.files import write_atomic
 
 METRICS_FILE = "metrics.json"
 PER_CLASS_FILE = "per_class.csv"

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from ggam.backbones import eval_mode
+from ggam.backbones.build import eval_mode
 from ggam.methods.base import FineGrainedModel
 
 STAGES = ("head", "top quarter", "top half", "top three quarters", "whole backbone")

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ggam.backbones import eval_mode
-from ggam.calibration import calibration_error
+from ggam.backbones.build import eval_mode
 from ggam.data.loaders import eval_loader, without_traceback
 from ggam.data.records import DataError, FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport, EvaluationError, Prediction, predictions_from
-from ggam.explanation import explain
+from ggam.evaluation.calibration import calibration_error
+from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel
 
 Precision = Literal["fp32", "bf16"]

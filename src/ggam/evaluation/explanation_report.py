@@ -12,9 +12,9 @@ import numpy as np
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvaluationError, Prediction
 from ggam.evaluation.estimates import METRICS, Estimate, estimate, reading
-from ggam.files import replacing, write_atomic
+from ggam.explanations.explanation import MAP_TITLES
 from ggam.methods.base import FineGrainedModel
-from ggam.panels import MAP_TITLES
+from ggam.system.files import replacing, write_atomic
 
 SUMMARY_FILE = "explanations.json"
 PICTURES_FILE = "explanations.csv"

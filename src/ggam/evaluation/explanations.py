@@ -28,7 +28,7 @@ from ggam.evaluation.faithfulness import (
 from ggam.evaluation.heat import centre_map, peak
 from ggam.evaluation.localization import LocalScores, local_scores
 from ggam.evaluation.targets import GRID, Targets, telling_pairs
-from ggam.explanation import available_maps, explain, map_kinds, weights_at_features
+from ggam.explanations.explanation import available_maps, explain, map_kinds, weights_at_features
 from ggam.methods.base import FineGrainedModel
 
 PERTURBED = 32
@@ -61,7 +61,7 @@ def evaluate_explanations(
     Args:
         model: moved to `device` if one is given; its own mode is restored.
         dataset: with its evaluation transform; its classes must be the model's.
-        kinds: of `ggam.explanation.MAPS`; None takes all that the model has.
+        kinds: of `ggam.explanations.explanation.MAPS`; None takes all that the model has.
         fraction: the share of the pictures to measure, drawn at random, above 0 and up to 1.
         perturbed: how many of these are perturbed for insertion, deletion, average drop and the
             randomisation check, drawn at random; at most all of them.

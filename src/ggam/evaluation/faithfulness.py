@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as picture_functional
 
-from ggam.backbones import eval_mode
+from ggam.backbones.build import eval_mode
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.heat import scaled
 from ggam.methods.base import FineGrainedModel

@@ -37,12 +37,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ggam._precision import autocast_off, widen
-from ggam.attention import Attention
-from ggam.backbones import Backbone
+from ggam.backbones.build import Backbone
 from ggam.data.transforms import ImageTransform
-from ggam.gradcam import gradcam_weights
-from ggam.losses import LossTerms
+from ggam.equations.attention import Attention
+from ggam.equations.gradcam import gradcam_weights
+from ggam.equations.guidance import LossTerms
+from ggam.equations.precision import autocast_off, widen
 
 Place = Literal["features", "attended"]
 """Where Grad-CAM differentiates: at A, or at D behind the attention."""

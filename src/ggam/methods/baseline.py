@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ggam.backbones import Backbone
-from ggam.gradcam import closed_form_weights
+from ggam.backbones.build import Backbone
+from ggam.equations.gradcam import closed_form_weights
 from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, Place
 
 

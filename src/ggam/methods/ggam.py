@@ -6,10 +6,10 @@ from typing import Any, Literal, cast, get_args
 
 from torch import Tensor
 
-from ggam.attention import Attention, ChannelSpatialAttention, SpatialNorm
-from ggam.backbones import Backbone
-from ggam.gradcam import Pool, closed_form_weights, gradcam_map, gradcam_weights
-from ggam.losses import (
+from ggam.backbones.build import Backbone
+from ggam.equations.attention import Attention, ChannelSpatialAttention, SpatialNorm
+from ggam.equations.gradcam import Pool, closed_form_weights, gradcam_map, gradcam_weights
+from ggam.equations.guidance import (
     Divergence,
     GGAMLoss,
     LossTerms,

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 from torchvision.models.squeezenet import Fire
 
-from ggam.backbones import Backbone
+from ggam.backbones.build import Backbone
+from ggam.backbones.weights import BackboneError
 from ggam.methods.base import FineGrainedModel, ModelConfig, Output, Place
 from ggam.methods.baseline import Baseline, BaselineOptions
-from ggam.weights import BackboneError
 
 Placement = Literal["blocks", "last"]
 

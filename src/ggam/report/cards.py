@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from ggam.data.records import FineGrainedDataset
-from ggam.explanation import explain, map_kinds
+from ggam.drawing.overlays import overlay
+from ggam.drawing.pages import data_uri
+from ggam.explanations.explanation import explain, map_kinds
 from ggam.methods.base import FineGrainedModel
-from ggam.overlays import overlay
-from ggam.panels import crop_of, default_maps
-from ggam.report.page import data_uri
+from ggam.report.panels import crop_of, default_maps
 
 SIDE = 208
 """Height and width of a picture on a page, in pixels."""
@@ -57,7 +57,7 @@ class Marks:
 def maps_of(
     model: FineGrainedModel, dataset: FineGrainedDataset, indices: Sequence[int]
 ) -> dict[int, dict[str, np.ndarray]]:
-    """The heat maps (H, W) of some samples by index, those of `ggam.panels.default_maps`."""
+    """The heat maps (H, W) of some samples by index, those of `ggam.report.panels.default_maps`."""
     found: dict[int, dict[str, np.ndarray]] = {}
     for start in range(0, len(indices), _BATCH):
         batch = indices[start : start + _BATCH]

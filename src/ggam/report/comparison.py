@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from ggam.data.records import FineGrainedDataset
+from ggam.drawing.pages import data_uri, interval, percent, write_page
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import check_fits
 from ggam.evaluation.frames import Frame, telling_parts
 from ggam.evaluation.heat import peak
 from ggam.evaluation.localization import LocalizationReport
+from ggam.explanations.explanation import MAP_TITLES
 from ggam.methods.base import FineGrainedModel
-from ggam.panels import MAP_TITLES
 from ggam.report.cards import Card, Marks, Tile, heat_tile, maps_of, marked, picture_of
-from ggam.report.page import data_uri, interval, percent, write_page
 
 _SHEET_BYTES = 250_000
 _SHEET_WIDTH = 1080

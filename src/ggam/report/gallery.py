@@ -20,15 +20,15 @@ from torch.nn import functional as F
 from ggam.data.loaders import eval_loader
 from ggam.data.records import FineGrainedDataset
 from ggam.data.transforms import ImageTransform
+from ggam.drawing.overlays import overlay
+from ggam.drawing.pages import percent
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import in_one_line
 from ggam.evaluation.heat import heat_share, resample
 from ggam.evaluation.targets import GRID, Targets
-from ggam.explanation import explain
-from ggam.files import write_atomic
+from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel
-from ggam.overlays import overlay
-from ggam.report.page import percent
+from ggam.system.files import write_atomic
 
 LIMIT = 20_000_000
 """The most bytes that a report and its gallery take together."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ggam.evaluation.estimates import CONTROLS, FAITHFULNESS, FEWEST, METRICS, Estimate, reading
 from ggam.evaluation.explanation_report import ExplanationReport
-from ggam.panels import MAP_TITLES
+from ggam.explanations.explanation import MAP_TITLES
 
 _TITLES = {**MAP_TITLES, "random": "Random cells", "centre": "Centre blob"}
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from ggam.data.records import FineGrainedDataset
+from ggam.drawing.pages import data_uri, percent
+from ggam.equations.gradcam import gradcam_map
 from ggam.evaluation.accuracy import Confusion, EvalReport, Prediction
-from ggam.explanation import explain
-from ggam.gradcam import gradcam_map
+from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel
 from ggam.report.cards import Card, Tile, heat_tile, picture_of
-from ggam.report.page import data_uri, percent
 
 MOST_PAIRS = 8
 MOST_PICTURES = 3

@@ -15,18 +15,18 @@ import yaml
 from markupsafe import Markup
 
 from ggam.data.records import FineGrainedDataset
+from ggam.drawing.charts import Series, confusion_chart, line_chart
+from ggam.drawing.pages import data_uri, percent, render_page
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import check_fits, relative_path
 from ggam.evaluation.explanation_report import ExplanationReport
-from ggam.files import write_atomic
+from ggam.explanations.explanation import MAP_TITLES
 from ggam.methods.base import FineGrainedModel
-from ggam.panels import MAP_TITLES
 from ggam.report.cards import Card, Tile, heat_tile, maps_of, picture_of
-from ggam.report.charts import Series, confusion_chart, line_chart
 from ggam.report.gallery import LIMIT, Gallery, Seen, draw_gallery
 from ggam.report.measures import forgetting, measures
-from ggam.report.page import data_uri, percent, render_page
 from ggam.report.pairs import confused_pairs
+from ggam.system.files import write_atomic
 
 REPORT_FILE = "report/index.html"
 _CHARTS: tuple[tuple[str, bool, dict[str, str]], ...] = (

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from optuna.storages import BaseStorage
 
-from ggam.devices import default_device
-from ggam.files import write_atomic
 from ggam.studies.costs import Cost, measure_costs
 from ggam.studies.definition import Study
 from ggam.studies.outputs import write_study
 from ggam.studies.page import Setup
 from ggam.studies.runner import DATA, PlannedRun, collect
 from ggam.studies.table import StudyTable, build_table
+from ggam.system.devices import default_device
+from ggam.system.files import write_atomic
 from ggam.training.run import RunConfig, load_parts
 
 COSTS = "costs.json"

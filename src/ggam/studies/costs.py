@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ggam.devices import default_device
 from ggam.methods.base import FineGrainedModel
-from ggam.timing import peak_memory, take_turns
+from ggam.system.devices import default_device
+from ggam.system.timing import peak_memory, take_turns
 from ggam.training.recipe import Recipe, build_optimizer, resolve_precision
 from ggam.training.run import build_model
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from ggam.methods import METHODS
+from ggam.methods.registry import METHODS
 
 
 @dataclass(frozen=True)

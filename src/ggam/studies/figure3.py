@@ -16,23 +16,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ggam.checkpoint import load_model
-from ggam.data.folder import EXTENSIONS
-from ggam.data.layouts import load_dataset
+from ggam.data.layouts.folder import EXTENSIONS
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import DataError, FineGrainedDataset, Sample, readable_names
-from ggam.devices import default_device
 from ggam.evaluation.accuracy import EvalReport
 from ggam.evaluation.evaluate import check_fits, relative_path
 from ggam.evaluation.targets import Targets
-from ggam.explanation import available_maps, explain, map_kinds
+from ggam.explanations.explanation import available_maps, explain, map_kinds
 from ggam.methods.base import FineGrainedModel
-from ggam.panels import crop_of
+from ggam.report.panels import crop_of
+from ggam.runs.model_folder import load_model
 from ggam.studies.definition import PLAIN
 from ggam.studies.figure3_networks import Figure3Error, Networks
+from ggam.system.devices import default_device
 from ggam.training.run import RESULTS, RunConfig
 
 MapKind = Literal["gradcam", "gradcam-features", "spatial", "channel"]
-"""Those of `ggam.explanation.MAPS`."""
+"""Those of `ggam.explanations.explanation.MAPS`."""
 MOST_PICTURES = 12
 CROP = 448
 """Height and width of the crops kept for drawing, in pixels."""

@@ -11,7 +11,7 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from ggam.overlays import overlay, wrap
+from ggam.drawing.overlays import overlay, wrap
 from ggam.studies.figure3 import Cell, Figure3, Subject
 from ggam.studies.figure3_networks import COLUMNS
 from ggam.studies.figures import LIGHT
@@ -44,7 +44,7 @@ _WIDTH = _LEFT + len(COLUMNS) * (_TILE + _GAP) - _GAP + _MARGIN
 
 
 def draw_figure3(content: Figure3, dpi: int = 300) -> Figure:
-    """Draw the grid, 5.3 inches wide, for `ggam.overlays.render`.
+    """Draw the grid, 5.3 inches wide, for `ggam.drawing.overlays.render`.
 
     Args:
         content: what `ggam.studies.figure3.gather` found.

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ggam.drawing.overlays import render
+from ggam.drawing.pages import PICTURE_BYTES, data_uri, write_page
 from ggam.evaluation.targets import ALPHA
-from ggam.files import write_atomic
-from ggam.overlays import render
-from ggam.report.page import PICTURE_BYTES, data_uri, write_page
 from ggam.studies.figure3 import Cell, Figure3, Subject
 from ggam.studies.figure3_drawing import GUIDANCE, colour_bar, draw_figure3, scaled, tile, verdict
 from ggam.studies.figure3_networks import COLUMNS, ROWS, Figure3Error
+from ggam.system.files import write_atomic
 
 PAGE = "index.html"
 KIND_TITLES = {

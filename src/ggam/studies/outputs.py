@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ggam.files import write_atomic
 from ggam.studies.claims import claims_for
 from ggam.studies.figures import draw, render
 from ggam.studies.formats import to_csv, to_latex, to_markdown
@@ -23,6 +22,7 @@ from ggam.studies.wording import (
     provisional,
     result_columns,
 )
+from ggam.system.files import write_atomic
 
 PAGE = "index.html"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggam.report.page import write_page
+from ggam.drawing.pages import write_page
 from ggam.studies.claims import BACKBONE_TITLES, CLAIMS, DATA_TITLES
 from ggam.studies.figures import DARK, LIGHT, describe, draw, render
 from ggam.studies.runner import combine

@@ -20,15 +20,15 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from ggam.data.layouts import load_dataset
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import relative_path
-from ggam.files import write_atomic
-from ggam.methods import METHODS
 from ggam.methods.base import FineGrainedModel
+from ggam.methods.registry import METHODS
 from ggam.studies.definition import Row, Study
 from ggam.studies.queue import Claim, RunQueue
 from ggam.studies.records import Failure, RunRecord
+from ggam.system.files import write_atomic
 from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import Recipe
 from ggam.training.run import (

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ggam.data.loaders import FineGrainedDataModule
-from ggam.files import replacing, write_atomic
+from ggam.system.files import replacing, write_atomic
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from ggam.losses import LossTerms
+from ggam.equations.guidance import LossTerms
 from ggam.methods.base import FineGrainedModel
 from ggam.training.recipe import OptimizationRecipe, build_optimizer
 

@@ -10,10 +10,10 @@ import torch
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from ggam.methods import METHODS
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.ggam import GGAMOptions
 from ggam.methods.insertion import InsertionOptions
+from ggam.methods.registry import METHODS
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bf16", "fp32"]

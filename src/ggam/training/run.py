@@ -18,18 +18,18 @@ import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import seed_everything
 
-from ggam import _version
-from ggam.calibration import fit_temperature
-from ggam.checkpoint import save_model
+from ggam._version import __version__
 from ggam.data.cache import PictureCache
-from ggam.data.check import unreadable
-from ggam.data.layouts import load_dataset
+from ggam.data.doctor.check import unreadable
+from ggam.data.layouts.registry import load_dataset
 from ggam.data.loaders import EpochBatches, FineGrainedDataModule, eval_loader
 from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
-from ggam.devices import default_device
-from ggam.files import write_atomic
-from ggam.methods import create_model
 from ggam.methods.base import FineGrainedModel
+from ggam.methods.registry import create_model
+from ggam.runs.model_folder import save_model
+from ggam.system.devices import default_device
+from ggam.system.files import write_atomic
+from ggam.training.calibration import fit_temperature
 from ggam.training.callbacks import BEST, LAST, read_epochs
 from ggam.training.module import TrainingModule
 from ggam.training.recipe import DataRecipe, Recipe, resolve_precision
@@ -59,7 +59,7 @@ class RunConfig:
 
     def write(self, run: Path) -> None:
         """Write `config.yaml`; the data are found again from any working directory."""
-        values = {"data": str(self.data.resolve()), "ggam": _version.__version__, **self.recipe.to_flat()}
+        values = {"data": str(self.data.resolve()), "ggam": __version__, **self.recipe.to_flat()}
         write_atomic(run / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     @classmethod

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ggam.data.loaders import FineGrainedDataModule, without_traceback
 from ggam.data.records import DataError
-from ggam.devices import DeviceError, default_device
+from ggam.system.devices import DeviceError, default_device
 from ggam.training.callbacks import (
     Checkpoints,
     EpochBar,

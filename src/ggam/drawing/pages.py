@@ -1,0 +1,88 @@
+"""What the pages share: rendering, small pictures as data, and numbers as text."""
+
+import base64
+import io
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from ggam._version import __version__
+from ggam.system.files import write_atomic
+
+PICTURE_BYTES = 20_000
+"""The most that one picture adds to a page, before base64."""
+_QUALITIES = (85, 75, 62, 48, 32)
+_NORMAL_95 = 1.959964
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Render a template into one file that needs nothing else.
+
+    Args:
+        path: of the HTML file.
+        template: its name in `templates/`.
+        **values: what the template shows.
+    """
+    write_atomic(
+        path, render_page(template, "This page is one file and loads nothing from elsewhere.", **values)
+    )
+    return path
+
+
+def render_page(template: str, loads: str, **values: Any) -> str:
+    """A template as text.
+
+    Args:
+        template: its name in `templates/`.
+        loads: a sentence for the footer on what the page loads.
+        **values: what the template shows.
+    """
+    footer = f"Made by ggam {__version__}. {loads}"
+    return _environment().get_template(template).render(footer=footer, **values)
+
+
+def data_uri(image: Image.Image, limit: int = PICTURE_BYTES) -> str:
+    """A picture as a JPEG inside an address, of the best quality that stays within `limit` bytes."""
+    data = b""
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
+        data = buffer.getvalue()
+        if len(data) <= limit:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def percent(share: float | None) -> str:
+    """A share as text: 0.915 is "91.5 %", with a blank that does not break."""
+    return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def interval(share: float, count: int) -> str:
+    """The 95 % interval of a share of `count` pictures, as text.
+
+    Wilson's score interval: how far chance in the choice of the pictures alone may have moved it.
+    """
+    z = _NORMAL_95**2
+    middle = (share + z / (2 * count)) / (1 + z / count)
+    spread = _NORMAL_95 / (1 + z / count) * math.sqrt(share * (1 - share) / count + z / (4 * count**2))
+    low, high = 100 * max(0, middle - spread), 100 * min(1, middle + spread)
+    return f"{low:.1f}\N{WORD JOINER}–\N{WORD JOINER}{high:.1f}\N{NO-BREAK SPACE}%"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ggam.drawing"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "interval": interval}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    return environment

@@ -1,0 +1,1 @@
+"""Where a model looked: heat maps of our models and of any other."""

@@ -1,0 +1,341 @@
+"""What a model saw in given picture files: classes, panels and raw maps (`ggam explain`)."""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ggam.data.layouts.folder import EXTENSIONS
+from ggam.data.records import DataError, FineGrainedDataset, Sample, reading
+from ggam.data.transforms import ImageTransform, decode_region, upright
+from ggam.drawing.overlays import TILE_INCHES, PanelFormat, panel, render
+from ggam.explanations.explanation import (
+    MAP_TITLES,
+    available_maps,
+    checked_kinds,
+    explain,
+    explain_features,
+    map_kinds,
+)
+from ggam.methods.base import FineGrainedModel
+from ggam.system.files import write_atomic
+
+EXPLANATIONS_FILE = "explanations.json"
+_OF_A_CLASS = ("gradcam", "gradcam-features")
+
+
+def crop_of(sample: Sample, transform: ImageTransform, size: int | None = None) -> Image.Image:
+    """What an evaluation transform shows the model of a sample, RGB and not normalised.
+
+    Args:
+        sample: the picture.
+        transform: its centre crop is taken, also if it augments.
+        size: pixels along each side; None takes the size that the model sees.
+
+    Raises:
+        DataError: if the picture cannot be read.
+    """
+    with reading(sample.path), Image.open(sample.path) as stored:
+        image = upright(stored)
+        width, height = image.size
+        region = transform.region(width, max(1, height - sample.banner))
+        return decode_region(image, region, size or transform.image_size)
+
+
+def default_maps(model: FineGrainedModel) -> tuple[str, ...]:
+    """The kinds of map worth showing first: Grad-CAM, and T for models whose T reaches the classifier."""
+    return tuple(kind for kind in ("gradcam", "spatial") if kind in available_maps(model))
+
+
+class Guess(NamedTuple):
+    """One of the classes that the model considers."""
+
+    name: str
+    probability: float
+
+
+class Failure(NamedTuple):
+    """A file that could not be explained."""
+
+    path: Path
+    reason: str
+
+
+class HeatMap(NamedTuple):
+    """One of the heat maps of a picture."""
+
+    kind: str
+    """One of `ggam.explanations.explanation.MAPS`."""
+    class_name: str | None
+    """The class that it speaks for; None for the attention, which is the same for all."""
+    empty: bool
+    """Nowhere above zero."""
+
+    @classmethod
+    def of(cls, kind: str, class_name: str | None, heat: np.ndarray) -> "HeatMap":
+        """What there is to say of one map (H, W)."""
+        return cls(kind, class_name, not bool((heat > 0).any()))
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        name = MAP_TITLES[self.kind]
+        return f"{name}: {self.class_name}" if self.class_name else name
+
+
+@dataclass(frozen=True)
+class PanelOptions:
+    """What is drawn, and how.
+
+    Raises:
+        ValueError: for a resolution that is not from 30 to 1200.
+    """
+
+    maps: tuple[str, ...] | None = None
+    """Kinds of heat map, of `ggam.explanations.explanation.MAPS`; None takes `default_maps`."""
+    classes: tuple[str, ...] = ()
+    """Classes to explain beside the predicted one: why not these?"""
+    file_format: PanelFormat = "png"
+    dpi: int = 160
+    """Pixels per inch; a picture in a panel is `TILE_INCHES` wide."""
+
+    def __post_init__(self) -> None:
+        if not 30 <= self.dpi <= 1200:
+            raise ValueError(f"dpi={self.dpi}: expected 30 to 1200")
+
+
+@dataclass(frozen=True)
+class FileExplanation:
+    """What `explain_files` made of one picture."""
+
+    path: Path
+    """The picture."""
+    classes: tuple[Guess, ...]
+    """The most probable classes, the most probable first, and then those that were asked for."""
+    panel: Path
+    """The picture and its heat maps, PNG or PDF."""
+    maps: Path
+    """`.npy`, (M, H, W) float32, not normalised."""
+    shown: tuple[HeatMap, ...]
+    """What the M maps are."""
+
+
+def explain_files(
+    model: FineGrainedModel,
+    paths: Sequence[Path | str],
+    out_dir: Path | str,
+    *,
+    options: PanelOptions | None = None,
+    top: int = 3,
+    batch_size: int = 32,
+    on_image: Callable[[int, int], None] | None = None,
+) -> tuple[list[FileExplanation], list[Failure]]:
+    """Classify pictures and write what the model saw in each.
+
+    Writes `NAME.png` or `NAME.pdf`, a panel, and `NAME.npy`, the raw maps, for each picture, and
+    `explanations.json` with all that is returned. Where two pictures have the same name, or a panel
+    would replace a picture that is being explained, a number is appended.
+
+    Args:
+        model: decides the crop, the normalisation and the class names.
+        paths: picture files, and folders of them.
+        out_dir: made if missing; earlier explanations of the same names are replaced.
+        options: which maps of which classes, and the form of the panels.
+        top: classes to list, at most K.
+        batch_size: pictures at a time.
+        on_image: called after each picture with the pictures done and the pictures in all.
+
+    Returns:
+        An entry for each picture in order, and those that could not be read.
+
+    Raises:
+        ValueError: if `top` or `batch_size` is not above 0, or for a kind of map or a class that the
+            model does not have.
+    """
+    if top < 1 or batch_size < 1:
+        raise ValueError(f"top={top}, batch_size={batch_size}: expected both to be at least 1")
+    plan = _plan(model, options or PanelOptions(), top)
+    out_dir = Path(out_dir)
+    files = FineGrainedDataset(
+        [Sample(path, 0) for path in _pictures(paths)],
+        model.config.class_names,
+        root=Path(),
+        layout="files",
+        split="test",
+        transform=model.config.transform(),
+    )
+    targets = _targets([sample.path for sample in files.samples], out_dir, plan.options.file_format)
+    explained: list[FileExplanation] = []
+    failed: list[Failure] = []
+    for start in range(0, len(files), batch_size):
+        batch = files.subset(range(start, min(start + batch_size, len(files))))
+        for entry in _explain_batch(plan, batch, targets[start:]):
+            if isinstance(entry, Failure):
+                failed.append(entry)
+            else:
+                explained.append(entry)
+            if on_image is not None:
+                on_image(len(explained) + len(failed), len(files))
+    record = {
+        "explained": [_record(entry) for entry in explained],
+        "failed": [{"path": str(path), "reason": reason} for path, reason in failed],
+    }
+    write_atomic(out_dir / EXPLANATIONS_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return explained, failed
+
+
+def guesses_of(logits: Tensor, class_names: Sequence[str], top_k: int) -> tuple[Guess, ...]:
+    """The min(top_k, K) most probable classes of one picture's logits (K,), the most probable first."""
+    best = logits.float().softmax(dim=0).topk(min(top_k, len(class_names)))
+    pairs = zip(best.indices, best.values, strict=True)
+    return tuple(Guess(class_names[int(index)], float(probability)) for index, probability in pairs)
+
+
+def class_index(name: str, class_names: Sequence[str]) -> int:
+    """The number of a class, by its name.
+
+    Raises:
+        ValueError: for an unknown name; the message has the nearest ones.
+    """
+    if name in class_names:
+        return class_names.index(name)
+    folded = {known.casefold(): known for known in class_names}
+    holding = [known for key, known in folded.items() if name.casefold() in key]
+    close = [folded[key] for key in get_close_matches(name.casefold(), folded, n=3)]
+    nearest = (close or holding)[:3]
+    hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "none is close to it"
+    raise ValueError(f"class {name!r} is none of the model's {len(class_names)} classes; {hint}")
+
+
+class _Plan(NamedTuple):
+    """What to draw of every picture."""
+
+    model: FineGrainedModel
+    options: PanelOptions
+    top: int
+    kinds: tuple[str, ...]
+    asked: tuple[int, ...]
+    """Numbers of the classes to explain beside the predicted one."""
+
+
+def _plan(model: FineGrainedModel, options: PanelOptions, top: int) -> _Plan:
+    kinds = checked_kinds(model, options.maps or default_maps(model))
+    asked = [class_index(name, model.config.class_names) for name in options.classes]
+    return _Plan(model, options, top, tuple(dict.fromkeys(kinds)), tuple(dict.fromkeys(asked)))
+
+
+def _pictures(paths: Sequence[Path | str]) -> list[Path]:
+    """The given files, and those in the given folders; a folder without any stays, to be complained of."""
+    found = []
+    for path in map(Path, paths):
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        found += inside or [path]
+    return found
+
+
+def _explain_batch(
+    plan: _Plan, batch: FineGrainedDataset, targets: Sequence[Path]
+) -> Iterator[FileExplanation | Failure]:
+    images: list[Tensor] = []
+    failures: dict[int, Failure] = {}
+    for position, sample in enumerate(batch.samples):
+        try:
+            images.append(batch.load(sample))
+        except DataError as error:
+            failures[position] = Failure(sample.path, str(error).removeprefix(f"{sample.path}: "))
+    rows = zip(*_heat(plan, torch.stack(images)), strict=True) if images else iter(())
+    for position, sample in enumerate(batch.samples):
+        if position in failures:
+            yield failures[position]
+        else:
+            logits, maps = next(rows)
+            yield _write_explanation(plan, sample, logits, maps, targets[position])
+
+
+def _heat(plan: _Plan, images: Tensor) -> tuple[Tensor, list[dict[HeatMap, np.ndarray]]]:
+    """Logits (B, K), and the maps (H, W) of each picture, in one pass through the backbone."""
+    first = explain(plan.model, images)
+    others = None
+    if plan.asked:
+        asked = torch.tensor(plan.asked).expand(len(images), -1)
+        others = explain_features(plan.model, first.features, asked)
+    names, found = plan.model.config.class_names, [{} for _ in images]
+    for kind in plan.kinds:
+        for row, heat in enumerate(map_kinds(plan.model, first, [kind])[kind].float().cpu().numpy()):
+            name = names[int(first.classes[row])] if kind in _OF_A_CLASS else None
+            found[row][HeatMap.of(kind, name, heat)] = heat
+        if others is None or kind not in _OF_A_CLASS:
+            continue
+        for row, stack in enumerate(map_kinds(plan.model, others, [kind])[kind].float().cpu().numpy()):
+            for index, heat in zip(plan.asked, stack, strict=True):
+                if index != int(first.classes[row]):
+                    found[row][HeatMap.of(kind, names[index], heat)] = heat
+    return first.logits, found
+
+
+def _guesses(plan: _Plan, logits: Tensor) -> tuple[Guess, ...]:
+    """The most probable classes, and those asked for that are not among them."""
+    every = guesses_of(logits, plan.model.config.class_names, len(logits))
+    asked = {plan.model.config.class_names[index] for index in plan.asked}
+    return every[: plan.top] + tuple(guess for guess in every[plan.top :] if guess.name in asked)
+
+
+def _write_explanation(
+    plan: _Plan, sample: Sample, logits: Tensor, maps: dict[HeatMap, np.ndarray], target: Path
+) -> FileExplanation:
+    classes = _guesses(plan, logits)
+    drawn = panel(
+        crop_of(sample, plan.model.config.transform(), round(TILE_INCHES * plan.options.dpi)),
+        [(shown.title, heat) for shown, heat in maps.items()],
+        "  ·  ".join(f"{guess.name} {guess.probability:.1%}" for guess in classes),
+    )
+    raw = io.BytesIO()
+    np.save(raw, np.stack(list(maps.values())))
+    suffix = plan.options.file_format
+    entry = FileExplanation(
+        sample.path, classes, Path(f"{target}.{suffix}"), Path(f"{target}.npy"), tuple(maps)
+    )
+    write_atomic(entry.panel, render(drawn, suffix, plan.options.dpi))
+    write_atomic(entry.maps, raw.getvalue())
+    return entry
+
+
+def _record(entry: FileExplanation) -> dict[str, Any]:
+    return {
+        "path": str(entry.path),
+        "classes": [guess._asdict() for guess in entry.classes],
+        "panel": entry.panel.name,
+        "maps": entry.maps.name,
+        "shown": [shown._asdict() for shown in entry.shown],
+    }
+
+
+def _targets(paths: Sequence[Path], out_dir: Path, suffix: str) -> list[Path]:
+    """Where each picture's files go, without the suffix, replacing nothing else of this call."""
+    inputs = {_key(path) for path in paths}
+    taken: set[str] = set()
+    targets = []
+    for path in paths:
+        names = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
+        free = next(
+            name
+            for name in names
+            if _key(out_dir / name) not in taken and _key(out_dir / f"{name}.{suffix}") not in inputs
+        )
+        taken.add(_key(out_dir / free))
+        targets.append(out_dir / free)
+    return targets
+
+
+def _key(path: Path) -> str:
+    """Equal for paths to the same file, also where the file system does not tell upper from lower case."""
+    return str(path.resolve()).casefold()
