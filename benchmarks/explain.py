@@ -61,9 +61,9 @@ def build_kinds(
 
     def explain_module() -> Tensor:
         with autocast:
-            return ggam.explain_module(wrapped[3], for_module.backbone, images).maps
+            return ggam.explain_module(wrapped[3], for_module.backbone.body, images).maps
 
-    torchcam = TorchCamGradCAM(wrapped[0], target_layer=for_torchcam.backbone)
+    torchcam = TorchCamGradCAM(wrapped[0], target_layer=for_torchcam.backbone.body)
 
     def torchcam_maps() -> object:
         with autocast:
@@ -71,7 +71,7 @@ def build_kinds(
             return torchcam(scores.argmax(dim=1).tolist(), scores)
 
     for_captum.requires_grad_(False)
-    captum = LayerGradCam(wrapped[1], for_captum.backbone)
+    captum = LayerGradCam(wrapped[1], for_captum.backbone.body)
 
     def captum_maps() -> Tensor:
         with autocast:
@@ -81,7 +81,7 @@ def build_kinds(
         assert isinstance(maps, Tensor)
         return maps
 
-    jacob = JacobGradCAM(wrapped[2], target_layers=[for_jacob.backbone])
+    jacob = JacobGradCAM(wrapped[2], target_layers=[for_jacob.backbone.body])
 
     def jacob_maps() -> object:
         with autocast:

@@ -19,33 +19,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ggam  # before torchmetrics is imported, see ggam.system.torchvision_hook
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.agreement import STAGES
-from ggam.evaluation.estimates import CONTROLS, FAITHFULNESS, METRICS
+from ggam.evaluation.estimates import CONTROLS
 from ggam.evaluation.explanation_report import SUMMARY_FILE, refuse_others
 from ggam.evaluation.explanations import PERTURBED, evaluate_explanations, planned
-from ggam.system.devices import default_device
-from ggam.training.recipe import resolve_precision
-from ggam.training.run import RunConfig
+from ggam.evaluation.metrics import FAITHFULNESS, METRICS
+from ggam.runs.run import Run
+from ggam.system.devices import default_device, resolve_precision
 
 Figures = dict[str, list[float]]
 """By the name of a column, the value of each seed."""
 
 
-def measured(run: Path, *, perturbed: int, road: bool) -> dict[str, Any]:
+def measured(run: Run, *, perturbed: int, road: bool) -> dict[str, Any]:
     """The explanations of one run on its own test pictures, as `explanations.json` has them.
 
     Raises:
         EvaluationError: if the run was measured with other options.
     """
-    config = RunConfig.read(run)
-    folder = run / "evaluation" / config.data.resolve().name
-    model = ggam.load_model(run / "model")
-    seed = config.recipe.machine.seed
-    test = ggam.load_dataset(config.data, split="test", layout=config.recipe.data.layout, seed=seed)
-    test = test.with_transform(model.config.transform())
-    plan: dict[str, Any] = {"perturbed": perturbed, "with_road": road, "seed": seed}
+    config, model = run.read_config(), run.read_model()
+    folder = run.evaluation(Path(config["data"]).name)
+    test = run.dataset("test").with_transform(model.config.transform())
+    plan: dict[str, Any] = {"perturbed": perturbed, "with_road": road, "seed": config["seed"]}
     refuse_others(folder, planned(model, test, **plan))
     if not (folder / SUMMARY_FILE).is_file():
         device = default_device()
@@ -57,7 +53,7 @@ def measured(run: Path, *, perturbed: int, road: bool) -> dict[str, Any]:
             device=device,
             precision=resolve_precision("auto", device),
             on_batch=lambda done, total: print(
-                f"\r{run.name}: {done}/{total} passes", end="", file=sys.stderr
+                f"\r{run.folder.name}: {done}/{total} passes", end="", file=sys.stderr
             ),
         ).write(folder)
         print(file=sys.stderr)
@@ -113,7 +109,8 @@ def main() -> None:
         parser.error(f"{table}: no such file; expected a folder that ggam study {args.table} has finished")
     with table.open(encoding="utf-8", newline="") as file:
         runs = {
-            (run["row"], int(run["seed"])): args.study / "runs" / run["run"] for run in csv.DictReader(file)
+            (run["row"], int(run["seed"])): Run(args.study / "runs" / run["run"])
+            for run in csv.DictReader(file)
         }
     missing = [f"{row} seed {seed}" for row in args.rows for seed in args.seeds if (row, seed) not in runs]
     if missing:
@@ -132,7 +129,7 @@ def main() -> None:
         agreements[row] = [
             100 * summary["agreement"] for summary in summaries if summary["agreement"] is not None
         ]
-    named = {key: f"{metric.name} {'↑' if metric.higher else '↓'}" for key, metric in METRICS.items()}
+    named = {key: metric.directed for key, metric in METRICS.items()}
     show(lines, {key: name for key, name in named.items() if key not in FAITHFULNESS} | {"empty": "empty ↓"})
     show(lines, {key: named[key] for key in FAITHFULNESS})
     own = {line: figures for line, figures in lines.items() if line[1] not in CONTROLS}

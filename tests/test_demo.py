@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ggam import demo
-from ggam.commands.runs import evaluator
+from ggam.evaluation.measure import evaluator
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),

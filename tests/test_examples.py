@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ggam.commands.console import quiet_lightning
+
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ELSEWHERE = {"onnx_inference.py"}

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from ggam.explanations.any_module import explain_module as explain_module
     from ggam.explanations.explanation import (
         Explanation as Explanation,
-        attention_maps as attention_maps,
         explain as explain,
-        map_kinds as map_kinds,
+        explain_maps as explain_maps,
     )
     from ggam.methods.base import FineGrainedModel as FineGrainedModel, Output as Output
     from ggam.methods.registry import create_model as create_model
@@ -47,17 +46,16 @@ _HOMES = {
     "LossTerms": "equations.guidance",
     "Output": "methods.base",
     "apply_spatial": "equations.attention",
-    "attention_maps": "explanations.explanation",
     "channel_weights": "equations.attention",
     "create_model": "methods.registry",
     "explain": "explanations.explanation",
+    "explain_maps": "explanations.explanation",
     "explain_module": "explanations.any_module",
     "from_pretrained": "runs.model_folder",
     "gradcam_map": "equations.gradcam",
     "gradcam_weights": "equations.gradcam",
     "load_dataset": "data.layouts.registry",
     "load_model": "runs.model_folder",
-    "map_kinds": "explanations.explanation",
     "save_model": "runs.model_folder",
     "spatial_weights": "equations.attention",
     "symmetric_kl": "equations.guidance",

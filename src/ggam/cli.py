@@ -3,6 +3,7 @@
 import os
 import sys
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "explain": ("evaluate:explain", "Say what pictures show, and draw where the model looked."),
     "predict": ("deploy:predict", "Predict any number of pictures into a table."),
     "export": ("deploy:export", "Write a trained model into one file, ONNX or torch.export."),
+    "methods": ("methods:methods", "List the systems that can be trained, their options and their papers."),
     "study": ("study:study", "Run one of the paper's experiments with several seeds, and draw its result."),
     "figure3": ("figure3:figure3", "Draw where the networks of a table3 study look: the paper's Figure 3."),
     "serve": ("serve:serve", "Answer requests for predictions over HTTP, and show a page for people."),
@@ -60,7 +62,9 @@ def apply_recipe_file(app: App, commands: tuple[str, ...], arguments: ArgumentCo
     if "--resume" in given and "--out" in given:
         if "--config" in given:
             raise CycloptsError(msg="--resume takes the recipe of the run it continues; leave out --config")
-        file = Path(given["--out"].value, "config.yaml")
+        from ggam.runs.run import Run  # here, because it imports torch
+
+        file = Run(given["--out"].value).config_file
         if not file.is_file():
             raise CycloptsError(msg=f"nothing to resume in {file.parent}: it holds no {file.name}")
     elif "--config" in given:
@@ -68,17 +72,42 @@ def apply_recipe_file(app: App, commands: tuple[str, ...], arguments: ArgumentCo
     else:
         return
     values = _read_recipe(file)
-    values.pop("ggam", None)  # the version that wrote it
+    values.pop("version", None)  # of the package that wrote it
     known = {argument.name.removeprefix("--").replace("-", "_") for argument in arguments}
-    for name in values:
-        if str(name).replace("-", "_") not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "see ggam train --help"
+    for name in _dotted(values):
+        if name.replace("-", "_") not in known:
+            close = next((each for each in known if each.endswith(f".{name}")), None)
+            close = close or next(iter(get_close_matches(name, known, n=1)), None)
+            hint = f"did you mean {close}?" if close else "see ggam train --help"
             raise CycloptsError(msg=f"{file}: {name!r} is not an option; {hint}")
-    nested: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    nested = _of_one_method(values, given["--method"].value if "--method" in given else None, commands)
     for command in reversed(commands):
         nested = {command: nested}
     Dict(nested, source=str(file))(app, commands, arguments)
+
+
+def _dotted(values: dict[str, Any]) -> list[str]:
+    """The names of all options, those of a method as `NAME.option`."""
+    return [
+        f"{name}.{inner}" if inner else str(name)
+        for name, value in values.items()
+        for inner in (value if isinstance(value, dict) and value else [""])
+    ]
+
+
+def _of_one_method(values: dict[str, Any], method: str | None, commands: tuple[str, ...]) -> dict[str, Any]:
+    """What is set, without empty values; to train one method, without the sections of others."""
+    from ggam.training.recipe import ModelRecipe, for_method
+
+    if "train" in commands:
+        values = for_method(values, method or values.get("method", ModelRecipe.method))
+    return {
+        name: {inner: each for inner, each in value.items() if each is not None}
+        if isinstance(value, dict)
+        else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def main() -> None:
@@ -88,6 +117,7 @@ def main() -> None:
     # PyTorch's profiler, which counts memory, announces itself on stderr; read when torch is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     try:
+        _show_chosen_method(sys.argv[1:])
         build_app()(sys.argv[1:])
     except KeyboardInterrupt:
         print("ggam: interrupted", file=sys.stderr)
@@ -99,6 +129,16 @@ def main() -> None:
     except ValueError as error:
         print(f"ggam: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _show_chosen_method(arguments: list[str]) -> None:
+    """Have the help of a command list the options of the method that is named beside it."""
+    if {"train", "study"} & set(arguments[:1]) and {"--help", "-h"} & set(arguments):
+        from ggam.commands.options import show_options_of
+
+        spelled = " ".join(arguments).replace("--method=", "--method ").split()
+        named = [value for flag, value in pairwise(spelled) if flag == "--method"]
+        show_options_of(named[-1] if named else "ggam")
 
 
 def _read_recipe(file: Path) -> dict[str, Any]:

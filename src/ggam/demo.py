@@ -1,16 +1,16 @@
 """The demo: birds that differ in one small part, a plain network and GGAM, and a page that compares them."""
 
-import json
 import os
 import shutil
 import sys
 import webbrowser
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -21,7 +21,7 @@ from ggam.data.sheet import class_sheet
 from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import localize_maps
 from ggam.report import ComparisonEntry, write_comparison
-from ggam.runs.model_folder import load_model
+from ggam.runs.run import Run
 from ggam.system.devices import default_device
 from ggam.training.recipe import Recipe
 from ggam.training.run import Evaluate, RunConfig, fit
@@ -29,20 +29,6 @@ from ggam.training.run import Evaluate, RunConfig, fit
 CLASSES = 8
 TRAIN_PER_CLASS = 60
 TEST_PER_CLASS = 25
-RECIPE: dict[str, Any] = {
-    "backbone": "resnet10t",
-    "stage": -2,
-    "pretrained": False,
-    "image_size": 128,
-    "epochs": 12,
-    "batch_size": 16,
-    "lr": 0.01,
-    "backbone_lr": 0.01,
-    "val_fraction": 0.0,
-    "workers": 1,
-}
-"""From scratch, so that nothing need be downloaded; the map is taken one stage early, 8×8, to be fine
-enough for the parts of a bird."""
 METHODS = {"baseline": "plain network", "ggam": "GGAM network"}
 MARKER = ".ggam-demo"
 
@@ -87,9 +73,10 @@ def run_demo(
             image_size=160,
             progress=advance,
         )
+    recipe = yaml.safe_load(resources.files("ggam.data.birds").joinpath("recipe.yaml").read_text("utf-8"))
     for step, (method, name) in enumerate(METHODS.items(), start=2):
-        console.print(f"[bold]{step}/4[/] training the {name} from scratch, {RECIPE['epochs']} epochs")
-        fit(RunConfig(birds, Recipe.from_flat({**RECIPE, "method": method})), out / method, evaluator)
+        console.print(f"[bold]{step}/4[/] training the {name} from scratch, {recipe['epochs']} epochs")
+        fit(RunConfig(birds, Recipe.from_dict({**recipe, "method": method})), Run(out / method), evaluator)
     console.print("[bold]4/4[/] looking where they look")
     page = _compare(out, load_dataset(birds, split="test"))
     console.print(f"[bold]{page}[/]")
@@ -116,12 +103,13 @@ def _clear(out: Path) -> None:
 def _compare(out: Path, test: FineGrainedDataset) -> Path:
     entries: list[ComparisonEntry] = []
     for method, name in METHODS.items():
-        model = load_model(out / method / "model")
+        trained = Run(out / method)
+        model = trained.read_model()
         shown = test.with_transform(model.config.transform())
         report = evaluate(model, shown, device=default_device(), maps=True)
         assert report.maps is not None
         localization = localize_maps(torch.from_numpy(report.maps), shown)
-        seconds = json.loads((out / method / "results.json").read_text("utf-8"))["training_seconds"]
+        seconds = trained.read_results().training_seconds
         entries.append(ComparisonEntry(name, model, report, localization, seconds))
     sheet = out / "birds.png"
     class_sheet(test, sheet)

@@ -9,7 +9,8 @@ import torchvision
 from torch import Tensor, nn
 
 from ggam import create_model, explain
-from ggam.backbones.build import IMAGENET_MEAN, IMAGENET_STD, Backbone, create_backbone, eval_mode
+from ggam.backbones.build import LAST, Backbone, create_backbone, eval_mode
+from ggam.backbones.torchvision_models import IMAGENET_MEAN, IMAGENET_STD
 from ggam.backbones.weights import BackboneError
 
 # One of each layout that timm knows: channels first, channels last (Swin), tokens (ViT).
@@ -60,7 +61,7 @@ def test_timm_maps_are_the_last_ones_channels_first(name: str) -> None:
     body: Any = backbone.body
     full.load_state_dict(body.model.state_dict(), strict=False)
     with torch.no_grad():
-        features = backbone(picture(size))
+        features = backbone(picture(size))[LAST]
         wanted = channels_first_by_hand(name, full, picture(size))
     assert features.shape[1] == backbone.channels
     torch.testing.assert_close(features, wanted)
@@ -74,15 +75,16 @@ def test_timm_networks_train_a_step_and_explain_a_picture(name: str) -> None:
     model = create_model(name, 3, pretrained=False, image_size=size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    terms = model.training_loss(picture(size), torch.tensor([0, 2]))
-    terms.total.backward()
+    terms = model.losses(picture(size), torch.tensor([0, 2]))
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     optimizer.step()
-    assert terms.total.isfinite() and terms.guidance > 0
+    assert total.isfinite() and terms["guidance"] > 0
     assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
     explanation = explain(model, picture(size))
     assert explanation.logits.shape == (2, 3)
-    assert explanation.maps.shape == (2, *model.backbone(picture(size)).shape[2:])
+    assert explanation.maps.shape == (2, *model.backbone(picture(size))[LAST].shape[2:])
     assert explanation.maps.isfinite().all() and (explanation.maps >= 0).all()
 
 
@@ -100,7 +102,7 @@ def test_torchvision_maps_are_what_the_classifier_pools(name: str) -> None:
     backbone.double()
     with torch.no_grad():
         full(normalised(raw, IMAGENET_MEAN, IMAGENET_STD))
-        features = backbone(normalised(raw, backbone.mean, backbone.std))
+        features = backbone(normalised(raw, backbone.mean, backbone.std))[LAST]
     torch.testing.assert_close(features.mean(dim=(2, 3)), seen[0])
 
 
@@ -113,7 +115,7 @@ def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 def test_every_torchvision_parameter_gets_a_gradient(name: str) -> None:
     """Auxiliary classifiers and other leftovers would make DDP wait for ever."""
     backbone = create_backbone(f"torchvision/{name}", pretrained=False, image_size=96)
-    backbone(picture(96)).square().mean().backward()
+    backbone(picture(96))[LAST].square().mean().backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
 
 
@@ -121,7 +123,7 @@ def test_squeezenet_and_vgg_end_before_their_classifiers() -> None:
     """512 channels at a 16th and a 32nd of the picture: VGG's map after the last pool, as the paper's."""
     for name, side in (("torchvision/squeezenet1_1", 7), ("vgg11", 4)):
         backbone = create_backbone(name, pretrained=False, image_size=128)
-        assert backbone(torch.zeros(1, 3, 128, 128)).shape == (1, 512, side, side)
+        assert backbone(torch.zeros(1, 3, 128, 128))[LAST].shape == (1, 512, side, side)
 
 
 def test_the_preprocessing_is_the_networks_own() -> None:
@@ -140,9 +142,9 @@ def test_an_earlier_timm_stage(stage: int, layer: str) -> None:
     full.get_submodule(layer).register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.no_grad():
         full(picture(64))
-        torch.testing.assert_close(backbone(picture(64)), seen[0])
+        torch.testing.assert_close(backbone(picture(64))[LAST], seen[0])
     assert not any("layer4" in key or "fc" in key for key in body.state_dict())
-    backbone.train()(picture(64)).sum().backward()
+    backbone.train()(picture(64))[LAST].sum().backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
 
 
@@ -155,7 +157,7 @@ def test_an_earlier_torchvision_stage(name: str, stage: str) -> None:
     full.get_submodule(stage).register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.no_grad():
         full(picture(64))
-        torch.testing.assert_close(backbone(picture(64)), seen[0])
+        torch.testing.assert_close(backbone(picture(64))[LAST], seen[0])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,11 @@ def test_an_earlier_torchvision_stage(name: str, stage: str) -> None:
         ("torchvision/resnet18", "layer9", "expected one of conv1, bn1, relu, maxpool, layer1"),
         ("torchvision/resnet18", "fc", "expected one of conv1"),
         ("torchvision/resnet18", "layer4.1.conv2", "1 is no plain sequence of layers and cannot be cut"),
-        ("torchvision/swin_t", "features.3", r"returns shape \(1, 8, 8, 192\): expected a channels-first"),
+        (
+            "torchvision/swin_t",
+            "features.3",
+            r"shape \(1, 8, 8, 192\) as 'last': expected a channels-first",
+        ),
         ("torchvision/vit_b_16", None, "'torchvision/vit_b_16' cannot read a 64-pixel picture"),
         ("resnet5O", None, "timm has no such model; did you mean resnet50"),
         ("torchvision/resnet19", None, "torchvision has no such model; did you mean torchvision/resnet18"),
@@ -221,7 +227,7 @@ def test_a_channels_first_module_is_taken(channels: int) -> None:
     ],
 )
 def test_every_other_layout_is_refused(layout: str, channels: int, got: str) -> None:
-    with pytest.raises(BackboneError, match=f"returns {got}: expected a channels-first map.*permute"):
+    with pytest.raises(BackboneError, match=f"returns {got} as 'last': expected a channels-first .*permute"):
         create_backbone(Reshaped(layout, channels), image_size=16)
 
 
@@ -264,6 +270,6 @@ def test_a_layout_that_changes_later_is_an_error_then() -> None:
     module = Reshaped("nchw")
     backbone = create_backbone(module, image_size=16)
     module.layout = "nhwc"
-    with pytest.raises(BackboneError, match=r"returns shape \(2, 4, 4, 5\): expected \(B, 5, H, W\)"):
+    with pytest.raises(BackboneError, match=r"shape \(2, 4, 4, 5\) as 'last': expected \(B, 5, H, W\)"):
         backbone(picture(16))
     assert isinstance(backbone, Backbone)

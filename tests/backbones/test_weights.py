@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ggam import create_model, save_model
 from ggam.backbones import weights as weights_module
 from ggam.backbones.build import create_backbone
 from ggam.backbones.weights import BackboneError, misfits, plain_key, reachable, read_state, require_download
@@ -135,6 +136,27 @@ def test_position_tables_are_resized_as_timm_does(tmp_path: Path) -> None:
     assert body.model.pos_embed.shape[1] > state["pos_embed"].shape[1]
     torch.testing.assert_close(body.model.pos_embed, torch.full_like(body.model.pos_embed, 0.25))
     assert torch.equal(body.model.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+
+
+def test_a_whole_model_of_ours_is_told_from_a_backbone(tmp_path: Path) -> None:
+    model = create_model(TIMM, 2, pretrained=False, image_size=32)
+    save_model(model, tmp_path / "model")
+    torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "run.ckpt")
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "lightning.ckpt")
+    for name in ("model", "model/model.safetensors", "run.ckpt", "lightning.ckpt"):
+        with pytest.raises(BackboneError, match=r"whole model of ggam .*expected the weights of a") as error:
+            body_of(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 250 + len(str(tmp_path))
+
+
+def test_a_folder_with_weights_stands_for_its_file(tmp_path: Path) -> None:
+    save_file(full_state(), tmp_path / "model.safetensors")
+    assert_loaded(body_of(tmp_path), full_state())
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(BackboneError, match=r"model\.safetensors: no such file"):
+        body_of(tmp_path)
 
 
 class Bomb:

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import write_class_folders
 from ggam import cli
-from ggam.commands.runs import evaluator
+from ggam.evaluation.measure import evaluator
 from ggam.runs.model_folder import load_model
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, fit

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 
 from ggam import cli, create_model, save_model
-from ggam.deploy.model_card import CARD_FILE
+from ggam.runs.model_folder import CARD_FILE
 
 
 def ggam(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import ggam
+from ggam.backbones.build import Features
 from ggam.data.transforms import ImageTransform
 from ggam.deploy.export import CARD_FILE, FULL, HALF, ExportError, difference, export_model, noise_pictures
-from ggam.methods.base import FineGrainedModel
+from ggam.methods.base import FineGrainedModel, Output
+from ggam.methods.baseline import Baseline
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_inference.py"
 
@@ -65,6 +67,14 @@ class Drifting(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
         return self.conv(images).relu() * self.calls
+
+
+class Halved(Baseline):
+    """A method with a head of its own, which the closed form of the head it overrides does not fit."""
+
+    def head(self, features: Features, images: Tensor) -> Output:
+        output = super().head(features, images)
+        return output._replace(logits=output.logits / 2)
 
 
 def create(method: str = "ggam", backbone: str | nn.Module | None = None, **options: Any) -> FineGrainedModel:
@@ -126,9 +136,27 @@ def test_half_precision_halves_the_file_and_hardly_moves_the_numbers(exported: P
     assert_like_eager(done.path, create(preset="released"), tolerance=HALF.map)
 
 
-def test_a_method_without_a_closed_form_is_exported_without_the_map(tmp_path: Path) -> None:
+def test_one_attention_behind_the_backbone_has_a_map_too(tmp_path: Path) -> None:
     model = create("senet", placement="last")
-    assert not model.closed_form
+    with torch.no_grad():  # away from the identity that it starts as
+        for parameter in model.get_submodule("attention").parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    done = export_model(model, tmp_path / "m.onnx")
+    assert done.maps
+    assert_like_eager(done.path, model)
+
+
+def without_closed_form(how: str) -> FineGrainedModel:
+    model = create("baseline")
+    if how == "another head":
+        return Halved(model.backbone, model.config, model.options).eval()
+    model.classifier = nn.Sequential(model.classifier, nn.Softplus())
+    return model
+
+
+@pytest.mark.parametrize("how", ["another head", "another classifier"])
+def test_a_method_without_a_closed_form_is_exported_without_the_map(how: str, tmp_path: Path) -> None:
+    model = without_closed_form(how)
     done = export_model(model, tmp_path / "m.onnx")
     found = outputs(done.path, images=images_of(2))
     assert not done.maps and "map" not in found

@@ -16,8 +16,8 @@ from huggingface_hub import close_session, constants
 
 from ggam import create_model, explain, from_pretrained, load_model, save_model
 from ggam.deploy.hub import FILES, HubError, push_model
-from ggam.deploy.model_card import CARD_FILE, PICTURE_FILE, write_card
-from ggam.runs.model_folder import CheckpointError
+from ggam.deploy.model_card import PICTURE_FILE, write_card
+from ggam.runs.model_folder import CARD_FILE, CheckpointError
 
 TOKEN = "hf_" + 34 * "x"
 COMMIT = 40 * "a"

@@ -1,7 +1,9 @@
 """One answer, whatever a model is stored as; and one line about what is no model."""
 
+import csv
 import json
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,12 @@ from onnx import TensorProto, helper
 import ggam
 from ggam.deploy.export import export_model
 from ggam.deploy.file_card import CardError, FileCard
-from ggam.deploy.predictor import PREDICTED, OnnxPredictor, Predictor, PredictorError, open_predictor
-from ggam.methods.base import FineGrainedModel
-from ggam.runs.model_folder import CheckpointError
+from ggam.deploy.predictions.run import predict_files
+from ggam.deploy.predictor import OnnxPredictor, Predictor, PredictorError, open_predictor
+from ggam.evaluation.evaluate import evaluate
+from ggam.methods.base import PREDICTED, FineGrainedModel
+from ggam.report.panels import explain_files
+from ggam.runs.run import Results, Run, RunError
 from ggam.system.devices import DeviceError
 
 NAMES = ("Dunlin", 'the "small" one, grey', "Ελιά")
@@ -34,9 +39,9 @@ def model() -> FineGrainedModel:
 def run(model: FineGrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory as training leaves it, and the model exported with and without the choice of class."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    ggam.save_model(model, folder / "model")
-    results = {"selected": "last", "last": {"top1": 0.75, "pictures": 12, "top5": 1.0}}
-    (folder / "results.json").write_text(json.dumps(results))
+    measured = {"top1": 0.75, "pictures": 12, "top5": 1.0}
+    ggam.save_model(model, Run(folder).model_folder)
+    Run(folder).write_results(Results("last epoch", "last", {"last": measured}, {"test": 12}, 3.5))
     export_model(model, folder / "any.onnx", classes_input=True, accuracy={"top1": 0.75, "pictures": 12})
     export_model(model, folder / "none.onnx", maps=False)
     return folder
@@ -60,6 +65,27 @@ def test_the_answer_is_that_of_explain(predictor: Predictor, model: FineGrainedM
     assert found.maps is not None
     np.testing.assert_allclose(found.maps, expected.maps.numpy(), atol=1e-5)
     assert {part.dtype for part in (found.logits, found.probabilities, found.maps)} == {np.dtype("float32")}
+
+
+def test_every_answer_states_the_same_calibrated_probability(
+    predictor: Predictor, model: FineGrainedModel, squares: Path, tmp_path: Path
+) -> None:
+    """What `ggam evaluate`, `ggam explain` and `ggam predict` say of the same pictures."""
+    test = ggam.load_dataset(squares, split="test").with_transform(predictor.transform)
+    named = deepcopy(model)
+    named.config = replace(model.config, class_names=test.class_names)
+    evaluated = [prediction.probability for prediction in evaluate(named, test).predictions]
+    paths = [sample.path for sample in test.samples]
+    panels, _ = explain_files(model, paths, tmp_path / "panels", top=1)
+    explained = [panel.classes[0].probability for panel in panels]
+    predicted = predictor.predict(torch.stack([test[index][0] for index in range(len(test))])).probabilities
+    np.testing.assert_allclose(evaluated, predicted.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(explained, predicted.max(axis=1), atol=1e-6)
+    sources = [str(squares / "test")]
+    predict_files(predictor, sources, tmp_path / "p.csv", top=1, workers=0)
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = {row["path"]: float(row["probability_1"]) for row in csv.DictReader(file)}
+    assert [rows[str(path)] for path in paths] == pytest.approx(evaluated, abs=1e-4)
 
 
 def test_some_images_choose_their_class_and_others_leave_it(
@@ -169,12 +195,12 @@ def test_damaged_and_missing_files(run: Path, tmp_path: Path) -> None:
 
 
 def test_folders_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(PredictorError, match="holds no trained model; expected a run directory"):
+    with pytest.raises(RunError, match="holds no trained model; expected a run directory that"):
         open_predictor(tmp_path)
-    (tmp_path / "config.yaml").write_text("data: x\n")
-    with pytest.raises(PredictorError, match="the run is not finished"):
+    Run(tmp_path).write_config({"data": "x"})
+    with pytest.raises(RunError, match="the run is not finished"):
         open_predictor(tmp_path)
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(RunError, match="no such folder"):
         open_predictor(tmp_path / "nowhere")
 
 

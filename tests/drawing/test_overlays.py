@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ggam.drawing.overlays import TILE_INCHES, overlay, panel, render
+from ggam.drawing.layout import render
+from ggam.drawing.overlays import TILE_INCHES, colour_bar, overlay, panel
 
 
 def noise(size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -45,6 +46,12 @@ def test_the_scale_of_a_map_does_not_matter_and_arrays_do_as_well() -> None:
     once = np.asarray(overlay(picture, corner_heat()))
     assert once.shape == (30, 50, 3)
     assert np.array_equal(once, np.asarray(overlay(picture, 1e-9 * corner_heat().double().numpy())))
+
+
+def test_the_colour_bar_runs_from_grey_to_the_hottest_colour() -> None:
+    bar = np.asarray(colour_bar()).astype(int)
+    assert bar.shape[1] == 256 and np.ptp(bar, axis=0).max() == 0  # the same from top to bottom
+    assert np.ptp(bar[0, 0]) == 0 and (np.diff(bar[0, :, 0]) >= -1).all() and bar[0, -1, 0] > 200
 
 
 def test_alpha_zero_shows_no_heat() -> None:
@@ -92,7 +99,7 @@ def test_the_resolution_sets_the_pixels_and_not_the_inches() -> None:
 
 
 def words(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.texts]
+    return [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_a_panel_says_the_maximum_of_each_map_or_that_it_is_empty() -> None:
@@ -109,7 +116,7 @@ def test_endless_words_are_broken() -> None:
     assert "".join(text for text in words(figure) if set(text) == {"X"}) == "X" * 200
     renderer = FigureCanvasAgg(figure).get_renderer()
     right = figure.bbox.width
-    assert all(text.get_window_extent(renderer).x1 <= right for text in figure.texts)
+    assert all(text.get_window_extent(renderer).x1 <= right for text in figure.axes[0].texts)
 
 
 def test_a_pdf_keeps_its_text_and_is_the_same_each_time() -> None:

@@ -96,7 +96,7 @@ def test_module_equals_the_loops(
         for got, wanted in (
             (attention.channel[b], s),
             (attention.spatial[b, 0], t),
-            (attention.features[b], d),
+            (attention.attended[b], d),
         ):
             torch.testing.assert_close(
                 got.detach(), torch.as_tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=1e-15
@@ -108,9 +108,9 @@ def test_spatial_attention_scales_the_features_not_the_weighted_map() -> None:
     module = ChannelSpatialAttention(4, reduction=2).double()
     features = feature_map(2, 4, 3, 3)
     attention = module(features)
-    torch.testing.assert_close(attention.features, features * attention.spatial, rtol=0, atol=0)
+    torch.testing.assert_close(attention.attended, features * attention.spatial, rtol=0, atol=0)
     weighted = attention.channel[:, :, None, None] * features
-    assert not torch.allclose(attention.features, weighted * attention.spatial)
+    assert not torch.allclose(attention.attended, weighted * attention.spatial)
 
 
 @pytest.mark.parametrize("descriptor_norm", [False, True])
@@ -157,7 +157,7 @@ def test_degenerate_maps_give_finite_values_and_gradients(name: str, norm: Spati
     features = DEGENERATE[name].clone().requires_grad_()
     attention = module(features)
     (
-        attention.features.mean() + attention.spatial.square().sum() + attention.channel.square().sum()
+        attention.attended.mean() + attention.spatial.square().sum() + attention.channel.square().sum()
     ).backward()
     tensors = [*attention, features.grad, module.reduce.weight.grad, module.expand.weight.grad]
     assert all(tensor is not None and tensor.isfinite().all() for tensor in tensors)
@@ -184,7 +184,7 @@ def test_saturated_channel_attention_underflows_without_harm() -> None:
     features = torch.ones(2, 4, 3, 3, requires_grad=True)
     attention = module(features)
     assert attention.channel[0].tolist() == [1.0, 0.0, 0.0, 0.0]
-    attention.features.sum().backward()
+    attention.attended.sum().backward()
     assert features.grad is not None and features.grad.isfinite().all()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import reference
 from ggam.equations.attention import Attention, ChannelSpatialAttention, SpatialNorm
 from ggam.equations.gradcam import Pool, checked_classes, closed_form_weights, gradcam_map, gradcam_weights
-from ggam.methods.base import Classifier
+from ggam.methods.classifier import Classifier, logit_gradient
 
 NORMS: tuple[SpatialNorm, ...] = ("ratio", "softmax", "sigmoid")
 POOLS: tuple[Pool, ...] = ("average", "max")
@@ -53,11 +53,14 @@ class Head(nn.Module):
         return attended.flatten(2).max(dim=2).values if self.pool_kind == "max" else attended.mean(dim=(2, 3))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.classifier(self.pool(self.attention(features).features))
+        return self.classifier(self.pool(self.attention(features).attended))
 
     def closed_form(self, features: Tensor, classes: Tensor | None = None) -> Tensor:
         attention: Attention = self.attention(features)
-        _, gradient = self.classifier.logit_gradient(self.pool(attention.features), classes)
+        pooled = self.pool(attention.attended)
+        chosen = self.classifier(pooled).argmax(dim=1) if classes is None else classes
+        gradient = logit_gradient(self.classifier, pooled, chosen)
+        assert gradient is not None
         return closed_form_weights(
             features,
             gradient,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,15 @@ from ggam.evaluation.accuracy import (
 )
 
 
-def report_of(logits: torch.Tensor, labels: torch.Tensor, maps: np.ndarray | None = None) -> EvalReport:
+def report_of(
+    logits: torch.Tensor, labels: torch.Tensor, maps: np.ndarray | None = None, *, temperature: float = 1.0
+) -> EvalReport:
     paths = [f"class/{index}.jpg" for index in range(len(labels))]
-    predictions, losses = predictions_from(logits, labels, paths)
+    predictions = predictions_from(logits, labels, paths, temperature=temperature)
     names = tuple(f"class {index}" for index in range(logits.shape[1]))
-    return EvalReport(names, tuple(predictions), losses.mean().item(), maps)
+    return EvalReport(
+        names, tuple(predictions), 0.25, maps, temperature=temperature, uncalibrated_ece=0.125
+    )
 
 
 def hand_counted() -> EvalReport:
@@ -51,8 +56,20 @@ def test_a_hand_counted_evaluation() -> None:
     total = 1 + e + e**2
     assert report.predictions[0].probability == pytest.approx(e**2 / total)
     assert report.predictions[1].label_probability == pytest.approx(1 / total)
-    losses = [math.log(total) - 2, math.log(total), math.log(total) - 1, math.log(e**-1 + 1 + e**5) - 5]
-    assert report.loss == pytest.approx(sum(losses) / 4)
+
+
+def test_a_temperature_moves_the_probabilities_and_nothing_else() -> None:
+    """y = (2, 1, 0) over 2: e, √e and 1, divided by their sum."""
+    logits, labels = torch.tensor([[2.0, 1, 0], [0, 1, 2]]), torch.tensor([1, 2])
+    cool, warm = report_of(logits, labels), report_of(logits, labels, temperature=2.0)
+    total = math.e + math.sqrt(math.e) + 1
+    assert warm.predictions[0].probability == pytest.approx(math.e / total)
+    assert warm.predictions[0].label_probability == pytest.approx(math.sqrt(math.e) / total)
+    assert [(p.predicted, p.rank) for p in warm.predictions] == [(0, 2), (2, 1)]
+    assert [(p.predicted, p.rank) for p in cool.predictions] == [(0, 2), (2, 1)]
+    assert warm.summary()["temperature"] == 2.0
+    # One of two is right, and both are equally sure: the error is the gap to a half.
+    assert warm.ece == pytest.approx(math.e / total - 0.5)
 
 
 def test_a_class_without_pictures_counts_in_no_mean() -> None:
@@ -62,7 +79,8 @@ def test_a_class_without_pictures_counts_in_no_mean() -> None:
 
 
 def test_ties_go_to_the_first_class_in_prediction_and_rank_alike() -> None:
-    predictions, _ = predictions_from(torch.zeros(3, 3), torch.tensor([0, 1, 2]), ["a", "b", "c"])
+    labels = torch.tensor([0, 1, 2])
+    predictions = predictions_from(torch.zeros(3, 3), labels, ["a", "b", "c"], temperature=1.0)
     assert [p.predicted for p in predictions] == [0, 0, 0]
     assert [p.rank for p in predictions] == [1, 2, 3]
 
@@ -72,13 +90,14 @@ def test_logits_that_are_not_finite_are_refused_by_the_name_of_the_picture(bad: 
     logits = torch.zeros(2, 3)
     logits[1, 2] = bad
     with pytest.raises(EvaluationError, match=r"second\.jpg.*not finite"):
-        predictions_from(logits, torch.tensor([0, 0]), ["first.jpg", "second.jpg"])
+        predictions_from(logits, torch.tensor([0, 0]), ["first.jpg", "second.jpg"], temperature=1.0)
 
 
 def test_large_logits_do_not_overflow() -> None:
-    (prediction,), loss = predictions_from(torch.tensor([[3e4, -3e4]]), torch.tensor([1]), ["a"])
+    large = torch.tensor([[3e4, -3e4]])
+    (prediction,) = predictions_from(large, torch.tensor([1]), ["a"], temperature=0.1)
     assert prediction.probability == 1.0
-    assert loss.item() == pytest.approx(6e4)
+    assert prediction.label_probability == 0.0
 
 
 @settings(max_examples=30)
@@ -96,7 +115,6 @@ def test_agrees_with_torchmetrics(seed: int, classes: int, count: int, integers:
     assert report.top5 == pytest.approx(top.item())
     matrix = multiclass_confusion_matrix(logits, labels, classes)
     assert report.confusion.tolist() == matrix.tolist()
-    assert report.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert sum(pair.pictures for pair in report.most_confused(classes**2)) == int(
         matrix.sum() - matrix.diagonal().sum()
     )
@@ -106,8 +124,8 @@ def test_a_report_read_back_is_the_same(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(4, (9,), generator=generator)
     maps = np.random.default_rng(0).random((9, 3, 2), dtype=np.float32)
-    report = report_of(torch.randn(9, 4, generator=generator), labels, maps)
-    awkward = EvalReport(("plain", 'a, "b"', "Ελιά 花", "$x^"), report.predictions, report.loss, maps)
+    report = report_of(torch.randn(9, 4, generator=generator), labels, maps, temperature=1.5)
+    awkward = replace(report, class_names=("plain", 'a, "b"', "Ελιά 花", "$x^"))
     awkward.write(tmp_path)
     again = EvalReport.read(tmp_path)
     assert again == awkward
@@ -117,10 +135,12 @@ def test_a_report_read_back_is_the_same(tmp_path: Path) -> None:
         "top1": report.top1,
         "top5": report.top5,
         "macro": report.macro,
-        "loss": report.loss,
+        "loss": 0.25,
         "pictures": 9,
         "classes": 4,
         "ece": report.ece,
+        "ece_uncalibrated": 0.125,
+        "temperature": 1.5,
     }
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "confusion.csv",
@@ -147,7 +167,7 @@ def test_tables_are_for_people_too(tmp_path: Path) -> None:
 
 def test_maps_of_an_earlier_evaluation_do_not_stay(tmp_path: Path) -> None:
     report = hand_counted()
-    EvalReport(report.class_names, report.predictions, report.loss, np.zeros((4, 2, 2))).write(tmp_path)
+    replace(report, maps=np.zeros((4, 2, 2))).write(tmp_path)
     report.write(tmp_path)
     assert EvalReport.read(tmp_path).maps is None
 
@@ -179,6 +199,6 @@ def test_the_confusion_picture_grows_with_the_classes_and_stays_a_picture(
 
 def test_nothing_confused(tmp_path: Path) -> None:
     predictions = (Prediction("a", 0, 0, 0.9, 0.9, 1), Prediction("b", 1, 1, 0.9, 0.9, 1))
-    report = EvalReport(("x", "y"), predictions, 0.1)
+    report = EvalReport(("x", "y"), predictions, 0.1, uncalibrated_ece=0.1)
     assert report.most_confused(3) == []
     report.write(tmp_path)

@@ -1,5 +1,6 @@
 """The pass over a data set: what is counted, what is refused, what is left as it was."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ggam import Output, create_model, load_dataset
-from ggam.backbones.build import Backbone
+from ggam.backbones.build import Backbone, Features
 from ggam.data.records import DataError, FineGrainedDataset, Sample
 from ggam.data.transforms import ImageTransform
 from ggam.evaluation.accuracy import EvaluationError
@@ -26,10 +27,11 @@ class ColourModel(FineGrainedModel):
         pool = nn.Conv2d(3, 3, 8, stride=8, groups=3, bias=False)
         nn.init.constant_(pool.weight, 1 / 64)
         config = ModelConfig("colours", None, None, 32, names, (0.0,) * 3, (1.0,) * 3)
-        super().__init__(Backbone(pool, 3), config, None)
+        super().__init__(Backbone(pool, {"last": 3}), config, None)
 
-    def head(self, features: Tensor) -> Output:
-        return Output(features.mean(dim=(2, 3)).flip(1), features, None)
+    def head(self, features: Features, images: Tensor) -> Output:
+        last = features["last"]
+        return Output(last.mean(dim=(2, 3)).flip(1), last, last, {})
 
 
 @pytest.fixture
@@ -46,6 +48,29 @@ def test_every_picture_counts_whatever_the_batch_size(test_split: FineGrainedDat
     assert report == evaluate(ColourModel(), test_split, batch_size=64)
     assert [p.path for p in report.predictions][:2] == ["test/blue/0.png", "test/blue/1.png"]
     assert report.class_names == NAMES
+
+
+def test_probabilities_are_calibrated_and_the_loss_is_of_the_logits_as_trained(
+    test_split: FineGrainedDataset,
+) -> None:
+    plain, warm = ColourModel(), ColourModel()
+    warm.config = replace(warm.config, temperature=0.05)
+    before, after = evaluate(plain, test_split, batch_size=5), evaluate(warm, test_split, batch_size=5)
+    labels = torch.tensor([sample.label for sample in test_split.samples])
+    logits = torch.stack([test_split[i][0].mean(dim=(1, 2)).flip(0) for i in range(12)]).double()
+    expected = nn.functional.cross_entropy(logits, labels).item()
+    assert before.loss == pytest.approx(expected, rel=1e-5) == after.loss
+    for temperature, report in ((1.0, before), (0.05, after)):
+        shares = (logits / temperature).softmax(dim=1)
+        np.testing.assert_allclose(
+            [p.probability for p in report.predictions], shares.amax(dim=1), rtol=1e-5
+        )
+        # All are right, so the error is how far the mean probability is from 1.
+        assert report.ece == pytest.approx(1 - shares.amax(dim=1).mean().item(), abs=1e-6)
+        assert report.uncalibrated_ece == pytest.approx(before.ece, abs=1e-6)
+        assert report.temperature == temperature
+    assert after.ece < before.ece
+    assert [p.rank for p in after.predictions] == [p.rank for p in before.predictions]
 
 
 def test_wrong_labels_are_counted_as_mistakes(test_split: FineGrainedDataset) -> None:

@@ -74,7 +74,7 @@ class Given(GradCAM):
     """
 
     def __init__(self, model: FineGrainedModel, maps: Tensor) -> None:
-        super().__init__(Logits(model).eval(), target_layer=model.backbone)
+        super().__init__(Logits(model).eval(), target_layer=model.backbone.body)
         self.maps = maps
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[Tensor]:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from ggam.data.records import Box, DataError, Sample
 from ggam.data.transforms import ImageTransform, upright
-from ggam.evaluation.frames import Frame, object_of, telling_parts, visible_parts
+from ggam.evaluation.frames import Frame, discriminative_points, object_of, visible_parts
 
 # 336 is 448 · 3/4, so the crop is the middle 336/450 of the shorter side.
 TRANSFORM = ImageTransform(336, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -99,6 +99,6 @@ def test_parts_that_are_hidden_or_outside_have_no_place(tmp_path: Path) -> None:
     places = visible_parts(sample, frame, 4)  # the data set names one more than the picture has
     assert places[0].tolist() == [0.5, 0.5]
     assert places[1:].isnan().all()
-    assert telling_parts(sample, frame, (0, 1, 2, 7)).tolist() == [[225.0, 225.0]]
+    assert discriminative_points(sample, frame, (0, 1, 2, 7)).tolist() == [[225.0, 225.0]]
     assert visible_parts(Sample(path, 0), frame, 0).shape == (0, 2)
     assert math.isclose(frame.side, 336)

@@ -7,22 +7,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from ggam import create_model, load_dataset
+from ggam import load_dataset
 from ggam.data.birds.dataset import synthesize
 from ggam.data.birds.species import MARKS, species
 from ggam.data.records import Box, FineGrainedDataset, Sample
 from ggam.data.transforms import ImageTransform
 from ggam.evaluation.accuracy import EvaluationError
+from ggam.evaluation.annotations import Annotations, discriminative_pairs
 from ggam.evaluation.frames import object_of
 from ggam.evaluation.localization import (
     local_scores,
     localization_metrics,
-    localize,
     localize_maps,
 )
-from ggam.evaluation.targets import Targets, telling_pairs
 
 # 336 is 448 · 3/4, so the crop is the middle 336/450 of the shorter side.
 TRANSFORM = ImageTransform(336, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -93,7 +91,7 @@ def test_an_object_that_the_crop_leaves_out_is_no_miss(five: FineGrainedDataset)
     some = dataset_of([five.samples[0], outside])
     report = localize_maps(one_hot(0, 0).expand(2, 4, 4), some)
     assert (report.pictures, report.object_pictures, report.on_object) == (2, 1, 1.0)
-    scores = local_scores(one_hot(0, 0).expand(2, 4, 4), Targets.of(some, [0, 1]))
+    scores = local_scores(one_hot(0, 0).expand(2, 4, 4), Annotations.of(some, [0, 1]))
     for metric in ("on_object", "near_object", "energy"):
         assert np.isnan(scores.values[metric]).tolist() == [False, True]
 
@@ -136,16 +134,6 @@ def test_as_many_maps_as_pictures(five: FineGrainedDataset) -> None:
         localize_maps(torch.ones(5, 2, 2), five.with_transform(None))
 
 
-def test_localize_scores_the_models_own_maps(five: FineGrainedDataset) -> None:
-    torch.manual_seed(0)
-    model = create_model(nn.Conv2d(3, 4, 84, stride=84), class_names=("a", "b"), image_size=336)
-    done: list[int] = []
-    report = localize(model, five, batch_size=2, on_batch=lambda count, total: done.append(count))
-    assert done == [2, 4, 5]
-    assert report.pictures == 5
-    assert report.part_pictures == 3
-
-
 def test_flat_metrics_by_hand(five: FineGrainedDataset) -> None:
     """All heat in the cell of the box, on every picture: a perfect map, beside the blob in the middle."""
     found = localization_metrics(one_hot(0, 0).expand(5, 4, 4).numpy(), five)
@@ -180,10 +168,10 @@ def test_no_annotations_no_metrics(tmp_path: Path) -> None:
 
 def test_scores_do_not_depend_on_the_batches(five: FineGrainedDataset) -> None:
     maps = torch.rand(5, 6, 6, generator=torch.Generator().manual_seed(3))
-    whole = local_scores(maps, Targets.of(five, range(5)))
+    whole = local_scores(maps, Annotations.of(five, range(5)))
     joined = whole.blank(5)
     for rows in ([2, 3, 4], [0, 1]):
-        joined.put(rows[0], local_scores(maps[rows], Targets.of(five, rows)))
+        joined.put(rows[0], local_scores(maps[rows], Annotations.of(five, rows)))
     for key, values in whole.metrics().items():
         np.testing.assert_allclose(joined.metrics()[key], values)
     np.testing.assert_allclose(joined.percentiles, whole.percentiles)
@@ -192,7 +180,7 @@ def test_scores_do_not_depend_on_the_batches(five: FineGrainedDataset) -> None:
 def test_pairs_of_species_are_told_by_the_parts_in_which_they_differ(tmp_path: Path) -> None:
     synthesize(tmp_path / "birds", classes=6, train_per_class=1, test_per_class=1, image_size=48)
     birds = load_dataset(tmp_path / "birds", split="test")
-    table, members = telling_pairs(birds), species(6)
+    table, members = discriminative_pairs(birds), species(6)
     assert table is not None and not table.diagonal(dim1=0, dim2=1).any()
     for first, second in ((0, 1), (2, 5), (4, 3)):
         marks = {mark for mark in MARKS if members[first].marks[mark] != members[second].marks[mark]}
@@ -204,4 +192,4 @@ def test_pairs_of_species_are_told_by_the_parts_in_which_they_differ(tmp_path: P
 
 
 def test_other_data_knows_nothing_of_pairs(five: FineGrainedDataset) -> None:
-    assert telling_pairs(five) is None
+    assert discriminative_pairs(five) is None

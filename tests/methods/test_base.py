@@ -1,14 +1,18 @@
 """The contract of all methods: precision, Grad-CAM in any mode, and the shared classifier."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ggam.backbones.build import create_backbone
+from ggam.backbones.build import Features, create_backbone
 from ggam.equations.gradcam import gradcam_weights
-from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, accuracy
+from ggam.methods.base import FineGrainedModel, ModelConfig, Output, accuracy
+from ggam.methods.baseline import Baseline
+from ggam.methods.classifier import Classifier, logit_gradient
 
 
 class ConvolutionHead(FineGrainedModel):
@@ -21,8 +25,9 @@ class ConvolutionHead(FineGrainedModel):
         super().__init__(create_backbone(body, image_size=16), config, options)
         self.convolution = nn.Conv2d(6, 3, 3)
 
-    def head(self, features: Tensor) -> Output:
-        return Output(self.convolution(features).square().mean(dim=(2, 3)), features, None)
+    def head(self, features: Features, images: Tensor) -> Output:
+        last = features["last"]
+        return Output(self.convolution(last).square().mean(dim=(2, 3)), last, last, {})
 
 
 def randomised(classifier: Classifier) -> Classifier:
@@ -36,23 +41,58 @@ def randomised(classifier: Classifier) -> Classifier:
     return classifier.eval()
 
 
-@pytest.mark.parametrize("classes", [None, torch.tensor([2, 0, 1, 2])])
-def test_classifier_gradient_equals_autograd(classes: Tensor | None) -> None:
+def test_classifier_gradient_equals_autograd() -> None:
     torch.manual_seed(0)
     classifier = randomised(Classifier(9, 3, hidden=11)).double()
     pooled = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    logits = classifier(pooled)
-    chosen = logits.argmax(dim=1) if classes is None else classes
-    (wanted,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), pooled)
-    got_logits, got = classifier.logit_gradient(pooled.detach(), classes)
-    assert torch.equal(got_logits, logits)
+    classes = torch.tensor([2, 0, 1, 2])
+    (wanted,) = torch.autograd.grad(classifier(pooled).gather(1, classes[:, None]).sum(), pooled)
+    got = logit_gradient(classifier, pooled.detach(), classes)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_classifier_gradient_survives_large_activations() -> None:
     classifier = randomised(Classifier(9, 3, hidden=11))
-    _, gradient = classifier.logit_gradient(torch.full((2, 9), 1e6))
-    assert gradient.isfinite().all()
+    gradient = logit_gradient(classifier, torch.full((2, 9), 1e6), torch.tensor([0, 2]))
+    assert gradient is not None and gradient.isfinite().all()
+
+
+def test_the_gradient_of_another_classifier_is_not_known() -> None:
+    class Doubled(Classifier):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    pooled, classes = torch.rand(2, 9), torch.tensor([0, 2])
+    assert logit_gradient(Doubled(9, 3).eval(), pooled, classes) is None
+    assert logit_gradient(Classifier(9, 3).train(), pooled, classes) is None
+    assert logit_gradient(nn.Linear(9, 3), pooled, classes) is None
+
+
+def test_a_closed_form_is_not_inherited_past_the_head_it_belongs_to() -> None:
+    class Squared(Baseline):
+        def head(self, features: Features, images: Tensor) -> Output:
+            output = super().head(features, images)
+            return output._replace(logits=output.logits.square())
+
+    class Renamed(Baseline):
+        """The same head."""
+
+    class Declared(Squared):
+        def closed_form(self, output: Output, classes: Tensor, at: Any) -> Tensor | None:
+            return None
+
+    assert Baseline.closed_form is not FineGrainedModel.closed_form
+    assert Squared.closed_form is FineGrainedModel.closed_form
+    assert Renamed.closed_form is Baseline.closed_form
+    assert Declared.closed_form is not FineGrainedModel.closed_form
+
+
+def test_no_method_has_a_forward_of_its_own() -> None:
+    with pytest.raises(TypeError, match=r"Shortcut: forward is the same for all methods; implement head\(\)"):
+
+        class Shortcut(Baseline):
+            def forward(self, images: Tensor) -> Output:  # pyright: ignore[reportIncompatibleMethodOverride]
+                return super().forward(images)
 
 
 def test_a_method_without_a_head_says_so() -> None:
@@ -63,13 +103,19 @@ def test_a_method_without_a_head_says_so() -> None:
 
 def test_the_default_loss_is_cross_entropy() -> None:
     model = ConvolutionHead()
-    images, targets = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
-    terms = model.training_loss(images, targets)
+    images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+    terms = model.losses(images, labels)
     logits = model(images).logits
-    wanted = nn.functional.cross_entropy(logits, targets)
-    assert terms.total.item() == terms.classification.item() == pytest.approx(wanted.item())
-    assert terms.guidance.item() == 0
-    assert model.diagnostics["accuracy"].item() == accuracy(logits, targets).item()
+    assert list(terms) == ["classification"]
+    assert terms["classification"].item() == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert model.diagnostics["accuracy"].item() == accuracy(logits, labels).item()
+
+
+def test_probabilities_are_those_at_the_temperature() -> None:
+    config = replace(ConvolutionHead().config, temperature=2.0)
+    logits = torch.tensor([[0.0, 2.0, 4.0]])
+    wanted = [1 / (1 + math.e + math.e**2) * math.e**k for k in range(3)]
+    assert config.probabilities(logits)[0].tolist() == pytest.approx(wanted)
 
 
 def test_accuracy_by_hand() -> None:
@@ -78,32 +124,60 @@ def test_accuracy_by_hand() -> None:
 
 
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("classes", [None, torch.tensor([2, 0])])
+@pytest.mark.parametrize("classes", [None, torch.tensor([2, 0]), torch.tensor([[1, -1], [0, 2]])])
 def test_gradcam_of_any_head_in_any_gradient_mode(context: Any, classes: Tensor | None) -> None:
-    model = ConvolutionHead().eval()
-    features = torch.rand(2, 6, 8, 8)
-    leaf = features.clone().requires_grad_()
-    wanted = gradcam_weights(model.head(leaf).logits, leaf, classes)
+    model, images = ConvolutionHead().eval(), torch.rand(2, 3, 16, 16)
+    recorded = model(images)
+    predicted = recorded.logits.argmax(dim=1)
+    asked = (
+        predicted
+        if classes is None
+        else torch.where(classes < 0, predicted[:, None], classes)
+        if (classes.ndim == 2)
+        else classes
+    )
+    columns = [gradcam_weights(recorded.logits, recorded.features, k) for k in asked.view(2, -1).unbind(1)]
     with context():
-        output, beta = model.gradcam(features, classes)
-    torch.testing.assert_close(beta, wanted)
-    assert torch.equal(output.features, features)
+        output, explained, beta = model.gradcam(images.clone(), classes)
+    torch.testing.assert_close(beta, columns[0] if asked.ndim == 1 else torch.stack(columns, dim=1))
+    assert torch.equal(explained, asked)
+    assert torch.equal(output.features, recorded.features)
     assert not any(tensor.requires_grad for tensor in (output.logits, output.features, beta))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_gradcam_of_half_precision_features_is_float32() -> None:
-    model = ConvolutionHead().eval()
-    features = torch.rand(2, 6, 8, 8)
-    exact, wanted = model.gradcam(features)
+def test_gradcam_under_autocast_is_float32() -> None:
+    model, images = ConvolutionHead().eval(), torch.rand(2, 3, 16, 16)
+    exact, classes, wanted = model.gradcam(images)
     with torch.autocast("cpu", torch.bfloat16):
-        output, beta = model.gradcam(features.bfloat16(), exact.logits.argmax(dim=1))
+        output, _, beta = model.gradcam(images, classes)
     assert beta.dtype == output.logits.dtype == output.features.dtype == torch.float32
-    torch.testing.assert_close(beta, wanted, rtol=0.05, atol=0.02 * float(wanted.abs().max()))
+    torch.testing.assert_close(output.logits, exact.logits, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(beta, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+
+
+def test_a_second_pass_runs_in_the_precision_of_the_first() -> None:
+    seen: list[torch.dtype] = []
+
+    class TwoPasses(ConvolutionHead):
+        def head(self, features: Features, images: Tensor) -> Output:
+            again = self.features(images.flip(-1))["last"]
+            seen.append(self.convolution(again).dtype)
+            return super().head({"last": features["last"] + again}, images)
+
+    model, images = TwoPasses().eval(), torch.rand(2, 3, 16, 16)
+    precisions: list[torch.dtype] = []
+    model.backbone.body.register_forward_hook(lambda module, args, out: precisions.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images)
+        assert precisions == [torch.bfloat16] * 2 and seen == [torch.float32]
+    model(images)
+    assert precisions[2:] == [torch.float32] * 2
 
 
 def test_only_the_backbone_is_pretrained() -> None:
     model = ConvolutionHead()
-    backbone = {id(parameter) for parameter in model.pretrained_parameters()}
-    assert backbone == {id(parameter) for parameter in model.backbone.parameters()}
-    assert not backbone & {id(parameter) for parameter in model.convolution.parameters()}
+    new, backbone = model.parameter_groups()
+    assert backbone.pretrained and not new.pretrained
+    assert {id(p) for p in backbone.parameters} == {id(p) for p in model.backbone.parameters()}
+    assert {id(p) for p in new.parameters} == {id(p) for p in model.convolution.parameters()}

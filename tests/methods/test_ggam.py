@@ -80,10 +80,10 @@ def test_each_row_of_table_3_computes_what_it_says(
 ) -> None:
     model = sharpened(spatial=spatial, channel=channel, guidance=guidance, preset=preset).double()
     output = model(images().double())
-    assert output.attention is not None
+    parts = (output.maps["channel"], output.maps["spatial"], output.attended)
     for b, image in enumerate(output.features.detach().numpy()):
         s, t, d = looped(model, image)
-        for got, wanted in zip(output.attention, (s, t, d), strict=True):
+        for got, wanted in zip(parts, (s, t, d), strict=True):
             np.testing.assert_allclose(np.squeeze(got[b].detach().numpy()), wanted, rtol=1e-10, atol=1e-14)
         np.testing.assert_allclose(output.logits[b].detach().numpy(), looped_logits(model, d), rtol=1e-9)
 
@@ -95,23 +95,21 @@ def test_each_row_of_table_3_computes_what_it_says(
 def test_what_is_pooled_in_each_row(spatial: bool, channel: bool, attended: str) -> None:
     """The definitions of D, spelled out once more without the reference."""
     output = sharpened(spatial=spatial, channel=channel)(images())
-    assert output.attention is not None
     a = output.features
-    b = output.attention.channel[:, :, None, None] * a
+    b = output.maps["channel"][:, :, None, None] * a
     of_a, of_b = (m.sum(1, keepdim=True) / m.sum((1, 2, 3), keepdim=True) for m in (a, b))
     wanted = {"A": a, "B": b, "A⊙T(A)": a * of_a, "A⊙T(B)": a * of_b}
     for name, value in wanted.items():
-        assert torch.allclose(output.attention.features, value, rtol=1e-5) == (name == attended), name
+        assert torch.allclose(output.attended, value, rtol=1e-5) == (name == attended), name
 
 
 @pytest.mark.parametrize(("spatial", "channel"), list(itertools.product([False, True], repeat=2)))
 def test_guidance_is_one_more_term_and_acts_through_s_alone(spatial: bool, channel: bool) -> None:
     guided = sharpened(spatial=spatial, channel=channel, guidance_weight=0.3).double()
-    terms = guided.training_loss(images().double(), LABELS)
-    total, classification, guidance = (gradients(term, guided) for term in terms)
-    for name, gradient in total.items():
-        wanted = classification.get(name, 0) + 0.3 * guidance.get(name, torch.zeros(()))
-        torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-12)
+    terms = guided.losses(images().double(), LABELS)
+    assert list(terms) == ["classification", "guidance"]
+    assert terms["guidance"].item() == pytest.approx(0.3 * guided.diagnostics["divergence"].item())
+    guidance = gradients(terms["guidance"], guided)
     # β is a target: the guidance trains S, and what S is read from, never the classifier.
     assert {name.split(".")[0] for name in guidance} == {"attention", "backbone"}
     assert all(gradient.abs().max() > 0 for gradient in guidance.values())
@@ -121,52 +119,49 @@ def test_guidance_is_one_more_term_and_acts_through_s_alone(spatial: bool, chann
 def test_unguided_rows_have_no_guidance_gradient(spatial: bool, channel: bool) -> None:
     switches = {"spatial": spatial, "channel": channel}
     guided, unguided = sharpened(**switches), sharpened(**switches, guidance=False)
-    terms = unguided.training_loss(images(), LABELS)
-    assert torch.equal(terms.total, terms.classification) and not terms.guidance.requires_grad
-    # It is measured all the same, and is the guided row's number.
-    with_guidance = guided.training_loss(images(), LABELS)
-    assert terms.guidance.item() == with_guidance.guidance.item() > 0
-    wanted = gradients(with_guidance.classification, guided)
-    got = gradients(terms.total, unguided)
-    assert got.keys() == (wanted.keys() if channel else wanted.keys() - {"attention.reduce.weight"})
+    terms, with_guidance = (model.losses(images(), LABELS) for model in (unguided, guided))
+    assert list(terms) == ["classification"]
+    # The divergence is measured all the same, and is the guided row's number.
+    measured = [model.diagnostics["divergence"] for model in (unguided, guided)]
+    assert measured[0].item() == measured[1].item() > 0 and not measured[0].requires_grad
+    wanted = gradients(with_guidance["classification"], guided)
+    got = gradients(terms["classification"], unguided)
+    assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], wanted[name]) for name in got)
 
 
 def test_guidance_that_reaches_the_attention_only_trains_nothing_below_it() -> None:
     shallow, deep = sharpened(guidance_reaches="attention"), sharpened()
     found, wanted = (
-        gradients(model.training_loss(images(), LABELS).guidance, model) for model in (shallow, deep)
+        gradients(model.losses(images(), LABELS)["guidance"], model) for model in (shallow, deep)
     )
     assert {name.split(".")[0] for name in found} == {"attention"}
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, wanted[name])
-    values = [model.training_loss(images(), LABELS) for model in (shallow, deep)]
-    assert values[0].total.item() == pytest.approx(values[1].total.item(), rel=1e-6)
+    values = [model.losses(images(), LABELS) for model in (shallow, deep)]
+    assert values[0]["guidance"].item() == pytest.approx(values[1]["guidance"].item(), rel=1e-6)
 
 
 def test_guiding_t_too_adds_its_divergence_from_the_heat_map() -> None:
     both, channel = (sharpened(guided=guided, guidance_weight=0.3).double() for guided in ("both", "channel"))
-    found, wanted = (model.training_loss(images().double(), LABELS) for model in (both, channel))
+    found, wanted = (model.losses(images().double(), LABELS)["guidance"] for model in (both, channel))
     output = both(images().double())
     heat = gradcam_map(output.features, gradcam_weights(output.logits, output.features))
-    assert output.attention is not None
-    extra = spatial_guidance(output.attention.spatial, heat).mean()
-    assert found.guidance.item() == pytest.approx((wanted.guidance + extra).item(), rel=1e-9)
-    assert found.total.item() == pytest.approx((wanted.total + 0.3 * extra).item(), rel=1e-9)
-    assert "classifier" not in {name.split(".")[0] for name in gradients(found.guidance, both)}
+    extra = spatial_guidance(output.maps["spatial"], heat).mean()
+    assert found.item() == pytest.approx((wanted + 0.3 * extra).item(), rel=1e-9)
+    assert "classifier" not in {name.split(".")[0] for name in gradients(found, both)}
 
 
 @pytest.mark.parametrize("warmup", [0, 1])
 @pytest.mark.parametrize(("spatial", "channel", "guidance"), ROWS)
-def test_every_trainable_parameter_gets_a_gradient(
-    spatial: bool, channel: bool, guidance: bool, warmup: int
-) -> None:
-    """DDP waits for all of them, in the warm-up too."""
+def test_only_what_acts_gets_a_gradient(spatial: bool, channel: bool, guidance: bool, warmup: int) -> None:
+    """What nothing trains gets none at all, not a zero, so that no momentum or weight decay moves it."""
     model = build(spatial=spatial, channel=channel, guidance=guidance, warmup=warmup).train()
-    terms = model.training_loss(images(), LABELS)
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert gradients(terms.total, model).keys() == trainable
-    assert ("attention.expand.weight" in trainable) == (channel or guidance)
+    reached = gradients(torch.stack(list(model.losses(images(), LABELS).values())).sum(), model)
+    attention = {name for name, _ in model.named_parameters() if name.startswith("attention.")}
+    assert reached.keys() | attention == {name for name, _ in model.named_parameters()}
+    acts = channel or (guidance and not warmup)
+    assert (attention <= reached.keys()) if acts else not attention & reached.keys()
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
@@ -175,15 +170,15 @@ def test_the_row_without_anything_is_the_baseline(preset: str) -> None:
     baseline = build("baseline")
     baseline.load_state_dict({k: v for k, v in plain.state_dict().items() if not k.startswith("attention.")})
     got, wanted = plain(images()), baseline(images())
-    assert torch.equal(got.logits, wanted.logits) and wanted.attention is None
-    torch.testing.assert_close(plain.gradcam(got.features)[1], baseline.gradcam(got.features)[1])
+    assert torch.equal(got.logits, wanted.logits) and not wanted.maps
+    torch.testing.assert_close(plain.gradcam(images())[2], baseline.gradcam(images())[2])
     for model in (plain, baseline):
         model.train()
-    losses = [model.training_loss(images(), LABELS).total for model in (plain, baseline)]
+    losses = [model.losses(images(), LABELS)["classification"] for model in (plain, baseline)]
     assert torch.equal(*losses)
     theirs = gradients(losses[1], baseline)
     mine = gradients(losses[0], plain)
-    assert mine.keys() == theirs.keys()
+    assert mine.keys() == theirs.keys()  # the attention rests
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
@@ -194,8 +189,8 @@ def test_loss_of_each_preset_equals_the_loops(preset: str, classes: str) -> None
     model = sharpened(preset=preset, classes=classes, guidance_weight=0.7).double()
     # Positive features: at the zeros of a ReLU the slope of Eq. (3)'s clamp is half its gradient.
     model.backbone.body = nn.Sequential(cast(nn.Sequential, model.backbone.body)[0], nn.Softplus())
-    terms = model.training_loss(images().double(), LABELS)
-    features = model.backbone(images().double()).detach().numpy()
+    terms = model.losses(images().double(), LABELS)
+    features = model.features(images().double())["last"].detach().numpy()
     logits, channel, beta = [], [], []
     for image, label in zip(features, LABELS.tolist(), strict=True):
         s, _, d = looped(model, image)
@@ -212,7 +207,7 @@ def test_loss_of_each_preset_equals_the_loops(preset: str, classes: str) -> None
         channel.append(s)
         at = (of_attended, d) if preset == "released" else (of_features, image)
         beta.append(reference.gradcam_weights(*at, step=1e-6))
-    wanted = reference.total_loss(
+    _, classification, divergence = reference.total_loss(
         logits,
         LABELS.tolist(),
         channel,
@@ -221,7 +216,8 @@ def test_loss_of_each_preset_equals_the_loops(preset: str, classes: str) -> None
         {"default": "standardized", "paper": "sigmoid", "released": "softmax"}[preset],
         "one-way" if preset == "released" else "symmetric",
     )
-    assert [term.item() for term in terms] == pytest.approx(wanted, rel=1e-5)
+    assert terms["classification"].item() == pytest.approx(classification, rel=1e-5)
+    assert terms["guidance"].item() == pytest.approx(0.7 * divergence, rel=1e-5)
 
 
 def test_presets_are_those_of_the_method_table() -> None:
@@ -256,38 +252,37 @@ def test_any_field_overrides_the_preset() -> None:
 
 def test_warmup_leaves_the_guidance_out_for_so_many_epochs() -> None:
     model, plain = build(warmup=2), build(guidance=False)
-    wanted = gradients(plain.training_loss(images(), LABELS).total, plain)
+    wanted = gradients(plain.losses(images(), LABELS)["classification"], plain)
     for epoch in (0, 1):
         model.epoch = epoch
-        terms = model.training_loss(images(), LABELS)
-        assert torch.equal(terms.total, terms.classification) and terms.guidance > 0
-        got = gradients(terms.total, model)
+        terms = model.losses(images(), LABELS)
+        assert list(terms) == ["classification"] and model.diagnostics["divergence"] > 0
+        got = gradients(terms["classification"], model)
         assert all(torch.equal(got[name], gradient) for name, gradient in wanted.items())
     model.epoch = 2
-    terms = model.training_loss(images(), LABELS)
-    assert terms.total.item() == pytest.approx((terms.classification + terms.guidance).item())
+    assert model.losses(images(), LABELS)["guidance"].requires_grad
 
 
 def test_a_frozen_backbone_can_still_be_guided() -> None:
     model, frozen = build(), build()
     frozen.backbone.requires_grad_(False)
-    terms, wanted = (m.training_loss(images(), LABELS) for m in (frozen, model))
-    assert all(torch.equal(a, b) for a, b in zip(terms, wanted, strict=True))
-    terms.total.backward()
+    terms, wanted = (m.losses(images(), LABELS) for m in (frozen, model))
+    assert all(torch.equal(terms[name], wanted[name]) for name in ("classification", "guidance"))
+    torch.stack(list(terms.values())).sum().backward()
     for name, parameter in frozen.named_parameters():
         assert (parameter.grad is None) == name.startswith("backbone."), name
 
 
 def test_autocast_keeps_head_and_loss_in_float32() -> None:
     model = sharpened().train()
-    plain = model.training_loss(images(), LABELS)
+    plain = model.losses(images(), LABELS)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(images())
-        terms = model.training_loss(images(), LABELS)
-    assert output.logits.dtype == output.features.dtype == torch.float32
-    assert output.attention is not None
-    assert all(part.dtype == torch.float32 for part in output.attention)
-    for got, wanted in zip(terms, plain, strict=True):
+        terms = model.losses(images(), LABELS)
+    assert output.logits.dtype == output.features.dtype == output.attended.dtype == torch.float32
+    assert all(part.dtype == torch.float32 for part in output.maps.values())
+    assert terms.keys() == plain.keys()
+    for got, wanted in zip(terms.values(), plain.values(), strict=True):
         assert got.dtype == torch.float32
         assert got.item() == pytest.approx(wanted.item(), rel=0.05, abs=0.01)
 
@@ -296,44 +291,42 @@ def test_autocast_keeps_head_and_loss_in_float32() -> None:
 @pytest.mark.parametrize(("spatial", "channel"), list(itertools.product([False, True], repeat=2)))
 def test_gradcam_in_eval_mode_equals_autograd(spatial: bool, channel: bool, preset: str) -> None:
     model = sharpened(preset=preset, spatial=spatial, channel=channel)
-    features = model.backbone(images())
     for at, classes in itertools.product(get_args(Place), (None, LABELS)):
-        output, closed = model.gradcam(features, classes, at=at)
-        _, wanted = FineGrainedModel._gradcam(model, features.detach(), classes, at)
+        output, _, closed = model.gradcam(images(), classes, at=at)
+        recorded = model(images())
+        place = recorded.features if at == "features" else recorded.attended
+        wanted = gradcam_weights(recorded.logits, place, classes)
         assert float((closed - wanted).norm() / wanted.norm()) < 1e-6
-        assert torch.equal(output.logits, model(images()).logits)
+        assert torch.equal(output.logits, recorded.logits)
         assert not closed.requires_grad and not output.logits.requires_grad
 
 
 @pytest.mark.parametrize("method", ["ggam", "baseline"])
 def test_gradcam_in_train_mode_sees_the_batch_statistics(method: str) -> None:
-    model = build(method).train()
-    features = model.backbone(images()).detach()
-    _, beta = model.gradcam(features)
-    again = build(method).train()
-    leaf = features.clone().requires_grad_()
-    logits = again.head(leaf).logits
-    (wanted,) = torch.autograd.grad(logits.amax(dim=1).sum(), leaf)
+    model, again = build(method).train(), build(method).train()
+    _, _, beta = model.gradcam(images(), at="features")
+    output = again(images())
+    (wanted,) = torch.autograd.grad(output.logits.amax(dim=1).sum(), output.features)
     torch.testing.assert_close(beta, wanted.mean(dim=(2, 3)))
-    assert not torch.allclose(beta, build(method).gradcam(features)[1], rtol=1e-2)
+    assert not torch.allclose(beta, build(method).gradcam(images(), at="features")[2], rtol=1e-2)
 
 
 def test_the_classifiers_mode_decides_in_a_model_of_mixed_modes() -> None:
-    wanted = build().gradcam(build().backbone(images()))[1]
+    wanted = build().gradcam(images())[2]
     mixed = build().train()
     assert isinstance(mixed, GGAM)
     mixed.classifier.eval()
-    torch.testing.assert_close(mixed.gradcam(mixed.backbone(images()))[1], wanted)
+    torch.testing.assert_close(mixed.gradcam(images())[2], wanted)
 
 
 def test_diagnostics_say_whether_the_target_says_anything() -> None:
     model = sharpened(preset="paper")
-    model.training_loss(images(), LABELS)
-    assert model.diagnostics.keys() == {"accuracy", "channel_entropy", "target_entropy"}
+    model.losses(images(), LABELS)
+    assert model.diagnostics.keys() == {"accuracy", "divergence", "channel_entropy", "target_entropy"}
     assert model.diagnostics["channel_entropy"] < 0.999
     assert model.diagnostics["target_entropy"] > 0.999  # sigmoid(β) is all but uniform
     uniform = sharpened(target="uniform")
-    uniform.training_loss(images(), LABELS)
+    uniform.losses(images(), LABELS)
     assert uniform.diagnostics["target_entropy"].item() == pytest.approx(1)
     assert not any(value.requires_grad for value in model.diagnostics.values())
 
@@ -343,11 +336,11 @@ def test_training_pulls_s_towards_the_target() -> None:
     optimizer = torch.optim.SGD(model.attention.parameters(), lr=0.02)
     guidance = []
     for _ in range(30):
-        terms = model.training_loss(images(), LABELS)
+        terms = model.losses(images(), LABELS)
         optimizer.zero_grad()
-        terms.total.backward()
+        torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
-        guidance.append(terms.guidance.item())
+        guidance.append(terms["guidance"].item())
     assert guidance[-1] < 0.5 * guidance[0]
 
 

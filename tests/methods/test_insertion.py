@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
-from ggam import create_model, explain, load_model, save_model
+from ggam import create_model, explain, explain_maps, gradcam_map, load_model, save_model
 from ggam.backbones.build import Backbone, create_backbone
 from ggam.backbones.weights import BackboneError
 from ggam.equations.gradcam import gradcam_weights
@@ -23,7 +23,8 @@ from ggam.methods.insertion import (
     insert_attention,
 )
 from ggam.methods.registry import METHODS
-from ggam.training.recipe import OptimizationRecipe, build_optimizer
+from ggam.training.recipe import OptimizationRecipe
+from ggam.training.step import build_optimizer
 
 INSERTED = ["senet", "cbam"]
 PLACEMENTS = ["blocks", "last"]
@@ -86,19 +87,19 @@ def test_insertion_leaves_features_bit_equal(untouched: tuple[str, Backbone]) ->
     lively(plain)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        wanted = plain.eval()(images)
+        wanted = plain.eval()(images)["last"]
         # Batch statistics, in a copy: they move the running ones.
-        wanted_in_training = copy.deepcopy(plain).train()(images)
+        wanted_in_training = copy.deepcopy(plain).train()(images)["last"]
     assert wanted.std() > 0
     for method in INSERTED:
         inserted = copy.deepcopy(plain)
         insert_attention(inserted, _builder(method), name)
         assert sum(isinstance(m, Attended) for m in inserted.modules()) == BLOCKS[name]
         with torch.no_grad():
-            assert torch.equal(inserted.eval()(images), wanted)
-            assert torch.equal(inserted.train()(images), wanted_in_training)
+            assert torch.equal(inserted.eval()(images)["last"], wanted)
+            assert torch.equal(inserted.train()(images)["last"], wanted_in_training)
             awaken(inserted)
-            assert not torch.allclose(inserted.eval()(images), wanted, rtol=0.01)
+            assert not torch.allclose(inserted.eval()(images)["last"], wanted, rtol=0.01)
 
 
 def _builder(method: str) -> Any:
@@ -244,8 +245,7 @@ def test_gradients_reach_the_module_at_the_first_step_and_all_of_it_at_the_secon
     reached = []
     for _ in range(2):
         optimizer.zero_grad()
-        model.training_loss(IMAGES.repeat(1, 1, 2, 2), TARGETS).total.backward()
-        # None would leave DDP waiting.
+        model.losses(IMAGES.repeat(1, 1, 2, 2), TARGETS)["classification"].backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         grads = [[p.grad for p in m.parameters()] for m in attention_modules(model)]
         reached.append([sum(bool(g.any()) for g in module if g is not None) for module in grads])
@@ -260,7 +260,8 @@ def test_gradients_reach_the_module_at_the_first_step_and_all_of_it_at_the_secon
 def test_new_parameters_learn_at_the_classifiers_rate(method: str, placement: str) -> None:
     model, plain = small(method, placement=placement), small("baseline")
     shapes = [p.shape for p in plain.backbone.parameters()]
-    assert sorted(p.shape for p in model.pretrained_parameters()) == sorted(shapes)
+    _, pretrained = model.parameter_groups()
+    assert pretrained.pretrained and sorted(p.shape for p in pretrained.parameters) == sorted(shapes)
     optimizer, _ = build_optimizer(model, OptimizationRecipe(lr=0.2, backbone_lr=0.02), total_steps=10)
     fast = {id(p) for p in optimizer.param_groups[0]["params"]}
     new = [p for module in attention_modules(model) for p in module.parameters()]
@@ -274,7 +275,7 @@ def test_a_few_steps_fit_a_batch(method: str, placement: str) -> None:
     optimizer, _ = build_optimizer(model, OptimizationRecipe(lr=0.05, backbone_lr=0.02), total_steps=1000)
     losses = []
     for _ in range(6):
-        loss = model.training_loss(IMAGES, TARGETS).total
+        loss = model.losses(IMAGES, TARGETS)["classification"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -288,7 +289,7 @@ def test_half_precision_ends_at_the_head(method: str, placement: str) -> None:
     model = small(method, placement=placement)
     awaken(model)
     with torch.autocast("cpu", torch.bfloat16):
-        output, loss = model(IMAGES), model.training_loss(IMAGES, TARGETS).total
+        output, loss = model(IMAGES), model.losses(IMAGES, TARGETS)["classification"]
     loss.backward()
     assert output.logits.dtype == output.features.dtype == torch.float32
     assert loss.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -308,19 +309,23 @@ def test_evaluation_is_deterministic_and_blind_to_the_batch(method: str, placeme
 
 @both
 @everywhere
-def test_gradcam_differentiates_all_that_lies_behind_the_features(method: str, placement: str) -> None:
+def test_grad_cam_is_taken_behind_the_module_and_before_it_as_well(method: str, placement: str) -> None:
     model = small(method, placement=placement).eval()
     awaken(model)
-    features = model.backbone(IMAGES).detach().requires_grad_()
+    features = model.features(IMAGES)["last"].detach().requires_grad_()
     attended = model.attention(features)
     logits = model.classifier(attended.mean(dim=(2, 3)))
-    explanation = explain(model, IMAGES)
+    explanation, maps = explain_maps(model, IMAGES)
     torch.testing.assert_close(explanation.logits, logits)
-    torch.testing.assert_close(explanation.weights, gradcam_weights(logits, features))
-    assert model.closed_form is (placement == "blocks") and explanation.attention is None
-    output = model(IMAGES)
-    torch.testing.assert_close(output.features, features)
-    assert (output.features is attended) is False and (attended is features) is (placement == "blocks")
+    torch.testing.assert_close(explanation.weights, gradcam_weights(logits, attended))
+    assert model.has_closed_form and not explanation.shown
+    torch.testing.assert_close(explanation.features, features.detach())
+    assert (attended is features) is (placement == "blocks")
+    torch.testing.assert_close(explanation.attended, attended.detach())
+    assert list(maps) == ["gradcam"] + ["gradcam-features"] * (placement == "last")
+    if placement == "last":
+        before = gradcam_map(features.detach(), gradcam_weights(logits, features))
+        torch.testing.assert_close(maps["gradcam-features"], before)
 
 
 @both
@@ -345,7 +350,7 @@ def test_round_trip_is_bit_equal(
 def test_any_module_takes_attention_after_it_but_not_inside(method: str) -> None:
     body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     before = str(body)
-    with pytest.raises(BackboneError, match=r"a module of your own: .*\(--placement last\)"):
+    with pytest.raises(BackboneError, match=r"a module of your own: .*\(--\w+\.placement last\)"):
         small(method, body)
     assert str(body) == before
     assert small(method, body, placement="last")(IMAGES).logits.shape == (4, 3)

@@ -71,13 +71,13 @@ def test_published_weights_come_from_the_twin_with_se(
         ({}, "seresnet50"),
         ({"pretrained": False}, "resnet50"),
         ({"weights": "resnet50.safetensors"}, "resnet50"),
-        ({"placement": "last"}, "resnet50"),
+        ({"senet": {"placement": "last"}}, "resnet50"),
         ({"method": "cbam"}, "resnet50"),
         ({"method": "ggam"}, "resnet50"),
     ],
 )
 def test_a_resumed_run_builds_what_a_fresh_one_did(changes: dict[str, object], built: str) -> None:
-    recipe = Recipe.from_flat({"method": "senet", "image_size": 32, **changes})
+    recipe = Recipe.from_dict({"method": "senet", "image_size": 32, **changes})
     assert recipe.backbone == built
     resumed = build_model(recipe, ("a", "b"), fresh=False)  # without the weights, which may be gone
     assert resumed.config.backbone == built
@@ -87,4 +87,5 @@ def test_a_network_with_se_stays_as_it_is() -> None:
     model = create_model("seresnet50", 3, method="senet", pretrained=False, image_size=32)
     kinds = [type(module) for module in model.modules()]
     assert kinds.count(SEModule) == 16 and Attended not in kinds
-    assert {id(p) for p in model.pretrained_parameters()} == {id(p) for p in model.backbone.parameters()}
+    _, pretrained = model.parameter_groups()
+    assert {id(p) for p in pretrained.parameters} == {id(p) for p in model.backbone.parameters()}

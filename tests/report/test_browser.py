@@ -1,6 +1,5 @@
 """The report in a real browser: the gallery filters and sorts, a pair opens, nothing comes from elsewhere."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from ggam.evaluation.accuracy import EvalReport
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
 from ggam.report import write_report
+from ggam.runs.run import Results, Run
 
 COPIES = 8
 expect.set_options(timeout=15_000)
@@ -27,12 +27,11 @@ def report(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, EvalReport]:
     """The address of a report of 72 pictures, and its evaluation."""
-    run = tmp_path_factory.mktemp("run")
+    run = Run(tmp_path_factory.mktemp("run"))
     dataset = annotated.subset(list(range(len(annotated))) * COPIES)
     found = evaluate(models["ggam"], dataset)
-    found.write(run / "evaluation" / "last")
-    results = {"last": {"epoch": 1}, "selected": "last", "protocol": "last epoch"}
-    (run / "results.json").write_text(json.dumps(results), "utf-8")
+    found.write(run.evaluation("last"))
+    run.write_results(Results("last epoch", "last", {"last": {"epoch": 1}}, {"test": len(dataset)}, 1.0))
     return write_report(run, models["ggam"], dataset).as_uri(), found
 
 

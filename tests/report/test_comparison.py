@@ -59,7 +59,7 @@ def test_the_page(entries: list[ComparisonEntry], annotated: FineGrainedDataset,
         ("Both wrong", "1"),
     ]
     assert "<pre>ggam train DATA --out &lt;run&gt;</pre>" in text
-    assert "told by its crown and tail" in text
+    assert "discriminative: crown and tail" in text
     assert 'width="1080" height="270"' in text
     assert "33.3" in text  # guessing among three classes
     assert all(address.startswith("data:image/jpeg") for address in re.findall(r'src="([^"]*)"', text))
@@ -111,7 +111,7 @@ def test_pictures_without_annotations_leave_accuracy_only(
         bare.append(replace(entry, localization=location, seconds=None))
     text = write_comparison(tmp_path / "a.html", bare, plain, title="x").read_text("utf-8")
     assert "Looks at" not in text
-    assert "told by" not in text
+    assert "discriminative:" not in text
     assert "Time to train" not in text
 
 

@@ -14,9 +14,9 @@ from ggam.data.records import FineGrainedDataset
 from ggam.data.transforms import ImageTransform
 from ggam.drawing.overlays import overlay
 from ggam.evaluation.accuracy import EvalReport, Prediction
+from ggam.evaluation.annotations import Annotations
 from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import local_scores
-from ggam.evaluation.targets import Targets
 from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel
 from ggam.report import gallery as module
@@ -48,7 +48,8 @@ def answers(labels: Sequence[int], right: Sequence[bool], classes: int = 3) -> E
         else Prediction(f"{index}.jpg", label, (label + 1) % classes, 0.5 + index / (2 * count), 0.1, 2)
         for index, (label, ok) in enumerate(zip(labels, right, strict=True))
     )
-    return EvalReport(tuple(f"class {number}" for number in range(classes)), predictions, 1.0)
+    names = tuple(f"class {number}" for number in range(classes))
+    return EvalReport(names, predictions, 1.0, uncalibrated_ece=0.1)
 
 
 def places(sheet: Sheet) -> list[int]:
@@ -151,7 +152,7 @@ def test_a_drawn_sheet_holds_the_pictures_and_their_maps(
         assert np.abs(tile - np.asarray(expected).astype(int)).mean() < 14  # noise, compressed
     maps = explain(model, torch.stack([dataset[index][0] for index in gallery.order])).maps
     if known:
-        scores = local_scores(maps, Targets.of(dataset, gallery.order)).values["energy"]
+        scores = local_scores(maps, Annotations.of(dataset, gallery.order)).values["energy"]
         assert [one.located for one in seen] == np.round(100 * scores).astype(int).tolist()
     else:
         assert [one.located for one in seen] == [-1] * 9

@@ -45,11 +45,16 @@ def test_tables_of_a_measured_model(
     report = evaluate_explanations(models["ggam"], annotated, perturbed=2)
     local, faithful = measures(report)
     assert local.kinds[0] == "Grad-CAM" and local.kinds[-2:] == ("Random cells", "Centre blob")
-    assert [row.name for row in faithful.rows] == ["insertion", "deletion", "average drop", "increase"]
-    energy = next(row for row in local.rows if row.name == "heat on the object")
+    assert [row.metric.title for row in faithful.rows] == [
+        "insertion",
+        "deletion",
+        "average drop",
+        "increase",
+    ]
+    energy = next(row for row in local.rows if row.metric.title == "heat on the object")
     mean = np.nanmean(report.values["gradcam"]["energy"])
     assert float(energy.cells[0].mean) == pytest.approx(100 * mean, abs=0.051)
-    assert (energy.pictures, energy.higher) == (9, True)
+    assert energy.pictures == 9
     assert energy.reading == "says nothing: too few pictures"
     assert [cell.verdict for cell in energy.cells][-2:] == ["", ""]
     header, *rows = forgetting(report)

@@ -33,8 +33,8 @@ def test_the_contrast_is_grad_cam_of_the_difference_of_two_logits(
     model = models[method]
     (found,) = contrasts(model, annotated, [3], report.predictions)
     image = annotated[3][0][None]
-    features = model.backbone(image).detach().requires_grad_()
-    output = model.classify(features)
+    features = model.features(image)["last"].detach().requires_grad_()
+    output = model.head({"last": features}, image)
     place, logits = output.attended, output.logits[0]
     for heat, score in zip(found, (logits[2], logits[0], logits[2] - logits[0]), strict=True):
         (gradient,) = torch.autograd.grad(score, place, retain_graph=True)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ggam import attention_maps, create_model, explain
+from ggam import create_model, explain, explain_maps
 from ggam.data.records import DataError, Sample
 from ggam.data.transforms import ImageTransform
 from ggam.methods.base import FineGrainedModel
@@ -64,11 +64,10 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_guesses_are_sorted_and_at_most_all_classes() -> None:
-    logits = torch.tensor([0.0, 2.0, 1.0]).log_softmax(0)
-    guesses = guesses_of(logits, NAMES[:3], 2)
-    assert [guess.name for guess in guesses] == ["booby", "crake"]
-    assert guesses[0].probability == pytest.approx(logits.exp()[1].item())
-    assert len(guesses_of(logits, NAMES[:3], 99)) == 3
+    probabilities = torch.tensor([0.125, 0.625, 0.25])
+    guesses = guesses_of(probabilities, NAMES[:3], 2)
+    assert guesses == (Guess("booby", 0.625), Guess("crake", 0.25))
+    assert len(guesses_of(probabilities, NAMES[:3], 99)) == 3
 
 
 def test_attention_is_shown_only_where_it_is_at_work() -> None:
@@ -114,7 +113,7 @@ def test_other_classes_are_explained_beside_the_predicted_one(tmp_path: Path) ->
         for shown, heat in zip(entry.shown, maps, strict=True):
             assert shown.empty == (not (heat > 0).any())
             k = torch.tensor([NAMES.index(shown.class_name or predicted)])
-            expected = attention_maps(model, pixels, k)[shown.kind][0]
+            expected = explain_maps(model, pixels, k, kinds=[shown.kind])[1][shown.kind][0]
             np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-9)
 
 
@@ -169,7 +168,6 @@ def test_explained_files(tmp_path: Path) -> None:
     transform = ImageTransform(48, model.config.mean, model.config.std)
     with Image.open(paths[0]) as image:
         expected = explain(model, transform(image)[None])
-    assert expected.attention is not None
     first = explained[0]
     maps = np.load(first.maps)
     predicted = NAMES[int(expected.classes[0])]
@@ -179,7 +177,7 @@ def test_explained_files(tmp_path: Path) -> None:
     ]
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps[0], expected.maps[0], rtol=1e-4, atol=1e-9)
-    np.testing.assert_allclose(maps[1], expected.attention.spatial[0, 0], rtol=1e-4)
+    np.testing.assert_allclose(maps[1], expected.shown["spatial"][0, 0], rtol=1e-4)
     assert isinstance(first.classes[0], Guess) and len(first.classes) == 2
     assert first.classes[0].name == NAMES[int(expected.classes[0])]
     with Image.open(first.panel) as drawn:

@@ -16,6 +16,7 @@ from ggam.methods.base import FineGrainedModel
 from ggam.report import ReportError, write_report
 from ggam.report.gallery import MOST
 from ggam.report.pairs import MOST_PAIRS, MOST_PICTURES
+from ggam.runs.run import Results, Run
 
 
 class Page(HTMLParser):
@@ -42,46 +43,44 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def run(tmp_path: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset) -> Path:
+def run(tmp_path: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset) -> Run:
     """A finished run, as training leaves it."""
-    report = evaluate(models["ggam"], annotated)
+    run, report = Run(tmp_path), evaluate(models["ggam"], annotated)
     for name in ("last", "best"):
-        report.write(tmp_path / "evaluation" / name)
-    results = {
-        "last": {"epoch": 3, **report.summary()},
-        "best": {"epoch": 2, **report.summary()},
-        "selected": "best",
-        "protocol": "best epoch chosen on 10% of the training pictures",
-    }
-    (tmp_path / "results.json").write_text(json.dumps(results), "utf-8")
-    (tmp_path / "config.yaml").write_text("method: ggam\nlr: 0.1\nclip: null\nname: <i>\n", "utf-8")
-    (tmp_path / "metrics.csv").write_text(
-        "epoch,train_accuracy,val_accuracy,train_guidance,lr,seconds\n"
-        "1,0.25,,0.5,0.1,40\n2,0.5,0.75,nan,0.05,40\n3,0.75,0.5,0.25,0.0,40\n",
+        report.write(run.evaluation(name))
+    epochs = {name: {"epoch": epoch, **report.summary()} for name, epoch in (("last", 3), ("best", 2))}
+    protocol = "best epoch chosen on 10% of the training pictures"
+    run.write_results(Results(protocol, "best", epochs, {"train": 9, "val": 1, "test": 9}, 120.0))
+    run.write_config({"data": "noises", "method": "ggam", "clip": None, "name": "<i>", "ggam": {"warmup": 2}})
+    run.metrics_file.write_text(
+        "epoch,accuracy,val_accuracy,guidance,channel_entropy,target_entropy,lr,backbone_lr,seconds\n"
+        "1,0.25,,0.5,0.9,0.8,0.1,0.01,40\n"
+        "2,0.5,0.75,nan,0.9,0.8,0.05,0.005,40\n"
+        "3,0.75,0.5,0.25,0.7,0.6,0.0,0.0,40\n",
         "utf-8",
     )
-    return tmp_path
+    return run
 
 
 def test_a_page_that_needs_nothing_but_its_folder(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     path = write_report(run, models["ggam"], annotated)
-    assert path == run / "report" / "index.html"
+    assert path == run.folder / "report" / "index.html"
     text = path.read_text("utf-8")
     page = Page(text)
     assert page.open == []
     beside = {address for address in page.addresses if not address.startswith("data:image/jpeg;base64,")}
-    assert beside == {f"gallery/{file.name}" for file in (run / "report" / "gallery").iterdir()}
+    assert beside == {f"gallery/{file.name}" for file in (path.parent / "gallery").iterdir()}
     assert "http" not in text and "@import" not in text
     assert all(picture["alt"] for picture in page.pictures)
     assert max(len(address) for address in page.addresses) < 28_000
 
 
 def test_what_the_page_says(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
-    report = EvalReport.read(run / "evaluation" / "best")
+    report = EvalReport.read(run.evaluation("best"))
     text = write_report(run, models["ggam"], annotated).read_text("utf-8")
     assert "ggam on noises" in text
     assert f"{100 * report.top1:.1f}\N{NO-BREAK SPACE}%" in text
@@ -94,13 +93,21 @@ def test_what_the_page_says(
     names = [name.replace("<", "&lt;").replace(">", "&gt;") for name in report.class_names]
     assert f"{names[pair.label]} taken for {names[pair.predicted]}" in text
     assert "auk <b>" not in text and "&lt;i&gt;" in text  # names and settings are text, not markup
-    assert text.count('class="chart"') == 3  # accuracy, guidance, learning rate
+    charts = re.findall(r'<figure class="chart"><figcaption>(.*?)</figcaption>', text)
+    assert [re.sub(r"<b>.*?</b>|<[^>]*>", " ", chart).split() for chart in charts] == [
+        ["Accuracy", "training", "validation"],
+        ["Guidance", "guidance"],
+        ["Entropy", "channel", "target"],
+        ["Learning", "rate", "lr", "backbone"],
+    ]
+    assert "75.0 %" in charts[0] and "0.25" in charts[1]
     assert "Attention T" in text
     assert '<th scope="row">clip</th><td>–</td>' in text
+    assert '<th scope="row">ggam.warmup</th><td>2</td>' in text
 
 
 def test_few_examples_if_few_are_wanted(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     text = write_report(run, models["ggam"], annotated, examples=1).read_text("utf-8")
     shown = text[text.index("Where it looks") :]
@@ -108,7 +115,7 @@ def test_few_examples_if_few_are_wanted(
 
 
 def test_the_tables_of_measured_heat_maps(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     explanations = evaluate_explanations(models["ggam"], annotated, perturbed=2)
     text = write_report(run, models["ggam"], annotated, explanations=explanations).read_text("utf-8")
@@ -125,7 +132,7 @@ def test_the_tables_of_measured_heat_maps(
 
 
 def test_the_data_of_the_gallery_is_no_markup(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     text = write_report(run, models["ggam"], annotated).read_text("utf-8")
     found = re.search(r'id="gallery-data">(.*?)</script>', text, re.DOTALL)
@@ -136,7 +143,7 @@ def test_the_data_of_the_gallery_is_no_markup(
 
 
 def test_the_page_and_its_folder_stay_within_the_limit(
-    run: Path,
+    run: Run,
     models: dict[str, FineGrainedModel],
     annotated: FineGrainedDataset,
     monkeypatch: pytest.MonkeyPatch,
@@ -151,7 +158,7 @@ def test_the_page_and_its_folder_stay_within_the_limit(
 
 
 def test_a_page_of_as_many_pictures_as_there_may_be_leaves_room_for_them(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     """Its rows of data and lists of mistakes, with long names, and every answer wrong."""
     text = write_report(run, models["ggam"], annotated).read_text("utf-8")
@@ -165,72 +172,49 @@ def test_a_page_of_as_many_pictures_as_there_may_be_leaves_room_for_them(
 
 
 def test_only_the_last_epoch_and_no_curves(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
-    results = {"last": {"epoch": 3}, "selected": "last", "protocol": "last epoch"}
-    (run / "results.json").write_text(json.dumps(results), "utf-8")
-    for file in (run / "evaluation" / "best").iterdir():
-        file.unlink()
-    (run / "evaluation" / "best").rmdir()
-    (run / "metrics.csv").unlink()
-    (run / "config.yaml").unlink()
+    run.write_results(Results("last epoch", "last", {"last": {"epoch": 3}}, {"test": 9}, 1.0))
+    run.metrics_file.unlink()
+    run.config_file.unlink()
     text = write_report(run, models["ggam"], annotated).read_text("utf-8")
     assert "the best epoch" not in text
     assert 'class="chart"' not in text
     assert "not recorded" in text
 
 
-def test_nothing_wrong(run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset) -> None:
-    report = EvalReport.read(run / "evaluation" / "best")
+def test_nothing_wrong(run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset) -> None:
+    report = EvalReport.read(run.evaluation("best"))
     right = [p._replace(predicted=p.label, rank=1) for p in report.predictions]
-    replace(report, predictions=tuple(right)).write(run / "evaluation" / "best")
+    replace(report, predictions=tuple(right)).write(run.evaluation("best"))
     text = write_report(run, models["ggam"], annotated).read_text("utf-8")
     assert "every test picture was recognised" in text
 
 
 def test_what_it_says_of_calibration(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
-    assert "(15 bins; temperature 1)." in write_report(run, models["ggam"], annotated).read_text("utf-8")
+    text = write_report(run, models["ggam"], annotated).read_text("utf-8")
+    assert "(15 bins; not calibrated: temperature 1)." in text
     report = replace(
-        EvalReport.read(run / "evaluation" / "best"), temperature=2.5, calibrated_ece=0.0625, maps=None
+        EvalReport.read(run.evaluation("best")), temperature=2.5, uncalibrated_ece=0.0625, maps=None
     )
-    report.write(run / "evaluation" / "best")
+    report.write(run.evaluation("best"))
     text = write_report(run, models["ggam"], annotated).read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ")
-    assert f"Expected calibration error: {100 * report.ece:.1f} % as trained, 6.2 % with" in text
-    assert "the temperature 2.50 that was fitted" in text
+    assert f"Expected calibration error: {100 * report.ece:.1f} %, with the logits divided by" in text
+    assert "the temperature 2.50 that was fitted on the validation part; 6.2 % without (15 bins)." in text
 
 
 def test_other_pictures_than_those_evaluated_are_refused(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
     with pytest.raises(ReportError, match="9 pictures that are not the 8"):
         write_report(run, models["ggam"], annotated.subset(range(8)))
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"selected": "best"}', '{"selected": "x", "x": {}}'])
-def test_results_that_are_missing_or_damaged(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset, content: str | None
-) -> None:
-    if content is None:
-        (run / "results.json").unlink()
-    else:
-        (run / "results.json").write_text(content, "utf-8")
-    with pytest.raises(ReportError, match=r"results\.json: not the results of a finished training"):
-        write_report(run, models["ggam"], annotated)
-
-
 def test_an_evaluation_that_is_missing(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
+    run: Run, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
 ) -> None:
-    (run / "evaluation" / "best" / "metrics.json").unlink()
+    (run.evaluation("best") / "metrics.json").unlink()
     with pytest.raises(EvaluationError, match="ggam evaluate"):
-        write_report(run, models["ggam"], annotated)
-
-
-def test_a_configuration_that_is_no_mapping(
-    run: Path, models: dict[str, FineGrainedModel], annotated: FineGrainedDataset
-) -> None:
-    (run / "config.yaml").write_text("- a\n- b\n", "utf-8")
-    with pytest.raises(ReportError, match=r"config\.yaml: expected a flat mapping"):
         write_report(run, models["ggam"], annotated)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ggam import create_model, explain, from_pretrained, load_model, save_model
+from ggam.methods.base import FineGrainedModel
 from ggam.runs import model_folder
 from ggam.runs.model_folder import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
-from ggam.methods.base import FineGrainedModel
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -27,7 +27,7 @@ def trained(backbone: str | nn.Module = "test_resnet", **options: Any) -> FineGr
     names = {} if "num_classes" in options else {"class_names": ["Kohlmeise", "Blåmes", "蓝山雀"]}
     model = create_model(backbone, pretrained=False, image_size=32, **names, **options).train()
     for _ in range(2):
-        model.training_loss(IMAGES, torch.tensor([0, 1]))
+        model.losses(IMAGES, torch.tensor([0, 1]))
     return model
 
 
@@ -98,7 +98,9 @@ def test_a_failed_write_leaves_what_was_there(
     first = trained()
     save_model(first, tmp_path / "old")
     with monkeypatch.context() as patch:
-        patch.setattr(*((model_folder, failing) if failing == "save_file" else (Path, "write_text")), full_disk)
+        patch.setattr(
+            *((model_folder, failing) if failing == "save_file" else (Path, "write_text")), full_disk
+        )
         for name in ("old", "new"):
             with pytest.raises(OSError, match="No space left"):
                 save_model(trained(method="baseline"), tmp_path / name)

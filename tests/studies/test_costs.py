@@ -12,7 +12,7 @@ SMALL = {"backbone": "torchvision/squeezenet1_1", "image_size": 64, "batch_size"
 
 
 def recipe(**options: object) -> Recipe:
-    return Recipe.from_flat({**SMALL, "accelerator": "cpu", **options})
+    return Recipe.from_dict({**SMALL, "accelerator": "cpu", **options})
 
 
 def test_flops_by_hand() -> None:
@@ -27,7 +27,7 @@ def test_rows_side_by_side() -> None:
     seen = []
     recipes = {
         "plain": recipe(method="baseline"),
-        "guided": recipe(method="ggam", warmup=1),
+        "guided": recipe(method="ggam", ggam={"warmup": 1}),
     }
     costs = measure_costs(recipes, 7, rounds=2, on_round=lambda done, total: seen.append((done, total)))
     plain, guided = costs["plain"], costs["guided"]
@@ -42,7 +42,7 @@ def test_rows_side_by_side() -> None:
 
 
 def test_the_guidance_is_measured_although_it_would_not_have_begun() -> None:
-    late = measure_costs({"late": recipe(method="ggam", warmup=50)}, 7, rounds=1)["late"]
+    late = measure_costs({"late": recipe(method="ggam", ggam={"warmup": 50})}, 7, rounds=1)["late"]
     soon = measure_costs({"soon": recipe(method="ggam")}, 7, rounds=1)["soon"]
     assert late.peak_memory_bytes == pytest.approx(soon.peak_memory_bytes, rel=0.01)
 

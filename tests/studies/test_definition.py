@@ -11,7 +11,7 @@ def test_table_3_has_the_eight_combinations() -> None:
     rows = {}
     for row in table3().rows:
         recipe = combine({}, row, 0)
-        options = recipe.ggam
+        options = recipe.options
         plain = recipe.model.method == PLAIN
         rows[row.name] = (False,) * 3 if plain else (options.spatial, options.channel, options.guidance)
     assert rows == {
@@ -28,7 +28,7 @@ def test_table_3_has_the_eight_combinations() -> None:
 
 def test_figure_4_sweeps_the_weight_and_shares_its_ends() -> None:
     study = STUDIES["figure4"]()
-    weights = {row.name: combine({}, row, 0).ggam for row in study.rows if row.name in study.axis}
+    weights = {row.name: combine({}, row, 0).options for row in study.rows if row.name in study.axis}
     assert [study.axis[name] for name in weights] == [float(weight) for weight in range(10)]
     for name, options in weights.items():
         strength = options.guidance_weight if options.guidance else 0
@@ -47,7 +47,7 @@ def test_every_row_is_named_once_and_compared_with_rows_that_exist(name: str) ->
         assert set(row.references) <= set(names)
         combine({}, row, 3)
     assert set(study.axis) <= set(names)
-    assert set(study.lines) <= set(names)
+    assert set(study.levels) <= set(names)
 
 
 def test_table_2_holds_each_method_against_the_plain_network_on_its_backbone() -> None:
@@ -62,8 +62,8 @@ def test_table_2_holds_each_method_against_the_plain_network_on_its_backbone() -
 
 
 def test_the_guidance_study_says_what_it_compares_whatever_the_preset() -> None:
-    paper = {"preset": "paper"}
-    targets = {row.name: combine(paper, row, 0).ggam.target for row in STUDIES["guidance"]().rows[2:]}
+    paper = {"ggam": {"preset": "paper"}}
+    targets = {row.name: combine(paper, row, 0).options.target for row in STUDIES["guidance"]().rows[2:]}
     assert targets["standardized"] == targets["label"] == "standardized"
     assert targets["sigmoid"] == "sigmoid"
     assert targets["uniform"] == "uniform"

@@ -18,16 +18,26 @@ from PIL import Image
 import ggam
 from ggam import cli
 from ggam.data.birds.dataset import synthesize
-from ggam.data.records import DataError
+from ggam.data.records import DataError, readable_names
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import evaluate
+from ggam.runs.run import Results, Run
 from ggam.studies.definition import table3
-from ggam.studies.figure3 import MOST_PICTURES, Cell, Figure3, Subject, disagreements, gather
-from ggam.studies.figure3_drawing import draw_figure3, tile
-from ggam.studies.figure3_networks import COLUMNS, ROWS, Figure3Error, Networks
-from ggam.studies.figure3_outputs import caption, peak_place, raw_maps, write_figure3
-from ggam.studies.outputs import write_study
-from ggam.studies.page import Setup
+from ggam.studies.figure3 import (
+    COLUMNS,
+    MOST_PICTURES,
+    PLACES,
+    Cell,
+    Figure3,
+    Figure3Error,
+    Subject,
+    disagreements,
+    find_networks,
+    gather,
+)
+from ggam.studies.figure3_drawing import draw_figure3
+from ggam.studies.figure3_outputs import caption, raw_maps, write_figure3
+from ggam.studies.outputs import Setup, write_study
 from ggam.studies.records import RunRecord
 from ggam.studies.runner import combine
 from ggam.studies.table import build_table
@@ -58,12 +68,12 @@ def study(birds: Path) -> Path:
         model = build_model(recipe, test.class_names).eval()
         report = evaluate(model, test.with_transform(model.config.transform()))
         ggam.save_model(model, run / "model")
-        RunConfig(birds, recipe).write(run)
-        report.write(run / "evaluation" / "last")
-        (run / "results.json").write_text(json.dumps({"selected": "last"}))
+        RunConfig(birds, recipe).write(Run(run))
+        report.write(Run(run).evaluation("last"))
+        Run(run).write_results(Results("none", "last", {"last": {}}, {"test": len(test)}, 1.0))
         records.append(RunRecord(row.name, SEED, run, "none", report.summary(), 1.0, 1, {"test": len(test)}))
     setup = Setup(
-        "birds", combine(TINY, table3().rows[0], SEED).to_flat(), "ggam study table3 birds --out study"
+        "birds", combine(TINY, table3().rows[0], SEED).to_dict(), "ggam study table3 birds --out study"
     )
     write_study(out / "table3", build_table(table3(), records), setup)
     return out
@@ -71,7 +81,7 @@ def study(birds: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def content(study: Path) -> Figure3:
-    return gather(Networks.find(study), pictures=2)
+    return gather(study, pictures=2)
 
 
 @pytest.fixture
@@ -96,17 +106,18 @@ def report_of(rows: Sequence[tuple[int, int, float]]) -> EvalReport:
         Prediction(f"{number}.png", label, predicted, 0.9, own, 1 if label == predicted else 2)
         for number, (label, predicted, own) in enumerate(rows)
     ]
-    return EvalReport(("a", "b", "c"), tuple(predictions), 0.0)
+    return EvalReport(("a", "b", "c"), tuple(predictions), 0.0, uncalibrated_ece=0.0)
 
 
-def test_the_columns_are_the_rows_of_table_3() -> None:
-    assert sorted(ROWS) == sorted(row.name for row in table3().rows)
-    parts = {"spatial": True, "channel": True, "guidance": True}
-    for plain, guided in COLUMNS.values():
-        before, after = ({**parts, **table3().row(name).options} for name in (plain, guided))
-        assert after["guidance"]
+def test_the_places_are_the_rows_of_table_3() -> None:
+    assert sorted(PLACES) == sorted(row.name for row in table3().rows)
+    rows = list(PLACES)
+    for plain, guided in zip(rows[::2], rows[1::2], strict=True):
+        assert PLACES[plain] == (PLACES[guided][0], "without guidance")
+        before, after = (table3().row(name).options for name in (plain, guided))
+        assert after["ggam"]["guidance"]
         if plain != "baseline":
-            assert before == {**after, "guidance": False}
+            assert before["ggam"] == {**after["ggam"], "guidance": False}
 
 
 def test_pictures_are_those_on_which_the_networks_are_split() -> None:
@@ -128,53 +139,55 @@ def test_no_class_comes_again_before_all_have_come(rows: list[tuple[int, int, fl
 
 
 def test_networks_of_the_first_seed(study: Path) -> None:
-    networks = Networks.find(study)
-    assert (networks.seed, networks.data) == (SEED, "birds")
-    assert tuple(networks.runs) == ROWS
-    assert networks.runs["baseline"] == study / "runs" / "run-0"
+    data, seed, runs = find_networks(study)
+    assert (data, seed) == ("birds", SEED)
+    assert tuple(runs) == tuple(PLACES)
+    assert runs["baseline"].folder == study / "runs" / "run-0"
 
 
 def test_unfinished_studies_are_refused_by_name(study: Path, tmp_path: Path) -> None:
     with pytest.raises(Figure3Error, match=r"holds no result of table3 .*ggam study table3 DATA --out"):
-        Networks.find(tmp_path)
+        find_networks(tmp_path)
     with pytest.raises(
         Figure3Error, match=r"seed 6 .*seeds with runs: 5.*go on with: ggam study table3 birds"
     ):
-        Networks.find(study, 6)
+        find_networks(study, 6)
     table = json.loads((study / "table3/table.json").read_text("utf-8"))
     table["runs"] = [run for run in table["runs"] if run["row"] != "SG"]
     file = tmp_path / "table3/table.json"
     file.parent.mkdir()
     file.write_text(json.dumps(table))
     with pytest.raises(Figure3Error, match=r"no finished run with seed 5 of spatial \+ guidance \("):
-        Networks.find(tmp_path)
+        find_networks(tmp_path)
     file.write_text("{")
-    with pytest.raises(Figure3Error, match=r"table\.json: cannot be read"):
-        Networks.find(tmp_path)
+    with pytest.raises(Figure3Error, match=r"table\.json: Expecting property name"):
+        find_networks(tmp_path)
 
 
 def test_every_network_is_asked_about_every_picture(study: Path, birds: Path, content: Figure3) -> None:
+    names = readable_names(content.model.class_names)
+    _, _, runs = find_networks(study)
     assert len(content.subjects) == len({subject.label for subject in content.subjects}) == 2
     test = ggam.load_dataset(birds, split="test")
     for subject in content.subjects:
         sample = next(s for s in test.samples if (birds / subject.name) == s.path)
-        for row, run in content.networks.runs.items():
-            model = ggam.load_model(run / "model")
+        for row, run in runs.items():
+            model = run.read_model()
             explanation = ggam.explain(
                 model, test.with_transform(model.config.transform()).load(sample)[None]
             )
             cell = subject.cells[row]
-            assert cell.predicted == content.class_names[int(explanation.classes)]
+            assert cell.predicted == names[int(explanation.classes)]
             assert cell.probability == pytest.approx(float(explanation.logits.softmax(1).max()), abs=1e-5)
             assert cell.right == (cell.predicted == subject.label)
             assert cell.heat is not None and cell.heat.shape == (HEIGHT, WIDTH)
             np.testing.assert_allclose(cell.heat, explanation.maps[0], atol=1e-6)
 
 
-def test_what_is_known_of_a_picture_lies_in_its_crop(content: Figure3) -> None:
+def test_what_is_known_of_a_picture_lies_in_its_crop(birds: Path, content: Figure3) -> None:
     # 96 pixels; the crop is the 72 in the middle (448/600 of the side, rounded at 64 pixels).
     side = 96 * 64 / round(64 * 600 / 448)
-    dataset = ggam.load_dataset(RunConfig.read(content.networks.runs["SCG"]).data, split="test")
+    dataset = ggam.load_dataset(birds, split="test")
     for subject in content.subjects:
         sample = next(s for s in dataset.samples if s.path.as_posix().endswith(subject.name))
         assert sample.box is not None and subject.box is not None
@@ -197,13 +210,13 @@ def test_pictures_by_hand(study: Path, birds: Path, tmp_path: Path) -> None:
     stranger = tmp_path / "folder" / "stranger.png"
     stranger.parent.mkdir()
     Image.new("RGB", (80, 60), "olive").save(stranger)
-    found = gather(Networks.find(study), [training, stranger.parent, training])
+    found = gather(study, [training, stranger.parent, training])
     assert [subject.split for subject in found.subjects] == ["train", None]
     known, unknown = found.subjects
-    assert known.label in found.class_names and known.box is not None
+    assert known.label in readable_names(found.model.class_names) and known.box is not None
     assert (unknown.name, unknown.label, unknown.box, unknown.rings) == ("stranger.png", None, None, ())
     assert {cell.right for cell in unknown.cells.values()} == {None} and unknown.tally == ""
-    text = " ".join(caption(found))
+    text = " ".join(caption(found).values())
     assert f"From the training part, so perhaps learnt by heart: {known.name}." in text
     assert "chosen by hand" in text
 
@@ -217,19 +230,18 @@ def test_pictures_by_hand_do_not_need_the_data(study: Path, tmp_path: Path) -> N
         )
     picture = tmp_path / "one.png"
     Image.new("RGB", (64, 64), "teal").save(picture)
-    (subject,) = gather(Networks.find(moved), [picture]).subjects
+    (subject,) = gather(moved, [picture]).subjects
     assert subject.label is None
     with pytest.raises(DataError, match="gone"):
-        gather(Networks.find(moved))
+        gather(moved)
 
 
 def test_what_cannot_be_drawn(study: Path, tmp_path: Path, content: Figure3) -> None:
-    networks = Networks.find(study)
     for number in (0, MOST_PICTURES + 1):
         with pytest.raises(Figure3Error, match=f"{number} pictures: expected 1 to {MOST_PICTURES}"):
-            gather(networks, pictures=number)
+            gather(study, pictures=number)
     with pytest.raises(DataError, match=r"nowhere\.jpg"):
-        gather(networks, [tmp_path / "nowhere.jpg"])
+        gather(study, [tmp_path / "nowhere.jpg"])
     with pytest.raises(Figure3Error, match="dpi 29"):
         write_figure3(tmp_path / "out", content, dpi=29)
     assert not (tmp_path / "out").exists()
@@ -243,39 +255,41 @@ def test_other_test_pictures_than_measured_are_refused(study: Path, birds: Path,
     config = moved / "runs/run-0/config.yaml"
     config.write_text(re.sub("^data: .*$", f"data: {other}", config.read_text("utf-8"), flags=re.M))
     with pytest.raises(DataError, match="its test pictures are others than those"):
-        gather(Networks.find(moved))
+        gather(moved)
 
 
 def test_networks_without_a_kind_of_map_have_empty_cells(study: Path) -> None:
-    found = gather(Networks.find(study), pictures=1, kind="spatial")
+    found = gather(study, pictures=1, kind="spatial")
     cells = found.subjects[0].cells
-    assert {row for row in ROWS if cells[row].heat is not None} == {"S", "SG", "SC", "SCG"}
+    assert {row for row in PLACES if cells[row].heat is not None} == {"S", "SG", "SC", "SCG"}
     (maps,) = np.load(io.BytesIO(raw_maps(found)))["maps"]
-    for row, heat in zip(ROWS, maps, strict=True):
+    for row, heat in zip(PLACES, maps, strict=True):
         assert np.isnan(heat).all() if "S" not in row else heat.sum() == pytest.approx(1, abs=1e-5)
     drawn = draw_figure3(found, dpi=40)
     texts = [text.get_text() for text in drawn.axes[0].texts]
     assert texts.count("no such map") == 4
 
 
-def test_tiles() -> None:
+def test_cells_in_words_and_pictures() -> None:
     heat = np.array([[0, 1], [0, 0]], dtype=np.float32)
     subject = Subject("a.jpg", None, None, Image.new("RGB", (8, 8), "grey"), None, (), {})
-    cell = Cell("a", 0.5, None, heat)
-    pixels = np.asarray(tile(subject, cell, 16)).astype(int)
+    pixels = np.asarray(subject.picture(16, heat)).astype(int)
     assert pixels.shape == (16, 16, 3)
     assert pixels[0, 15, 0] > 200 and pixels[15, 0].max() < 110, "bright where the heat is, dimmed elsewhere"
-    assert peak_place(cell) == "highest at the top right"
-    assert peak_place(cell._replace(heat=np.ones((3, 3)))) == "highest at the top left"
-    assert peak_place(cell._replace(heat=np.diag([0, 1, 0]))) == "highest in the middle"
-    assert peak_place(cell._replace(heat=np.zeros((2, 2)))) == "the map is empty"
-    assert peak_place(cell._replace(heat=None)) == "no such map"
+    assert np.ptp(np.asarray(subject.picture(16))) == 0, "the picture itself"
+    cell = Cell("a", 0.5, None, heat)
+    assert cell.peak == "highest at the top right"
+    assert cell._replace(heat=np.ones((3, 3))).peak == "highest at the top left"
+    assert cell._replace(heat=np.diag([0, 1, 0])).peak == "highest in the middle"
+    assert cell._replace(heat=np.zeros((2, 2))).peak == "the map is empty"
+    assert cell._replace(heat=None).peak == "no such map"
+    assert [cell._replace(right=right).sign for right in (None, True, False)] == ["", "✓", "✗"]
 
 
 def test_the_grid(content: Figure3) -> None:
     drawn = draw_figure3(content, dpi=40)
     texts = [text.get_text() for text in drawn.axes[0].texts]
-    assert texts[:4] == list(COLUMNS)
+    assert texts[:5] == ["picture", *COLUMNS]
     assert texts.count("without guidance") == texts.count("with guidance") == len(content.subjects)
     answers = [text for text in drawn.axes[0].texts if text.get_text()[:1] in "✓✗"]
     drawn.canvas.draw()
@@ -289,7 +303,7 @@ def test_the_grid(content: Figure3) -> None:
 
 def test_long_names_are_shortened_and_empty_maps_are_said_to_be(content: Figure3) -> None:
     cell = Cell("a name that is much longer than any tile is wide " * 3, 1.0, False, np.zeros((2, 2)))
-    subject = replace(content.subjects[0], cells=dict.fromkeys(ROWS, cell), label="$x_1^")
+    subject = replace(content.subjects[0], cells=dict.fromkeys(PLACES, cell), label="$x_1^")
     texts = [
         text.get_text() for text in draw_figure3(replace(content, subjects=(subject,)), dpi=40).axes[0].texts
     ]
@@ -308,7 +322,7 @@ def test_all_files_and_nothing_else(study: Path, tmp_path: Path, command: Callab
         assert image.width == pytest.approx(5.3 * 60, abs=6)
     with np.load(tmp_path / "out/figure3.npz") as arrays:
         assert arrays["maps"].shape == (2, 8, HEIGHT, WIDTH)
-        assert list(arrays["rows"]) == list(ROWS)
+        assert tuple(arrays["rows"]) == tuple(PLACES)
         assert arrays["seed"] == SEED
     markdown = (tmp_path / "out/figure3.md").read_text("utf-8")
     assert len(re.findall(r"^\| images/", markdown, re.M)) == 16

@@ -92,12 +92,6 @@ def test_a_single_seed_is_its_mean(measured: Measured) -> None:
     assert lines_of(axes, "o") == [([50.0], [1])]
 
 
-def test_a_loss_keeps_its_unit(measured: Measured) -> None:
-    (axes,) = draw(build_table(table3(), measured({"S": [0.5]}, loss=1.25)), "loss").axes
-    assert lines_of(axes, "o") == [([1.25], [1])]
-    assert axes.get_xlabel() == "loss"
-
-
 def test_in_words(measured: Measured) -> None:
     text = describe(build_table(table3(), measured(ROWS)))
     assert text.startswith(

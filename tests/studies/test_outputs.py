@@ -11,14 +11,13 @@ import pytest
 
 from ggam.studies.costs import Cost
 from ggam.studies.definition import STUDIES, table2, table3
-from ggam.studies.outputs import write_study
-from ggam.studies.page import Setup
+from ggam.studies.outputs import Setup, write_study
 from ggam.studies.records import Failure, RunRecord
 from ggam.studies.table import StudyTable, build_table
 from ggam.training.recipe import Recipe
 
 Measured = Callable[..., list[RunRecord]]
-SETUP = Setup("my <flowers>", Recipe().to_flat(), "ggam study table3 DATA --out STUDIES")
+SETUP = Setup("my <flowers>", Recipe().to_dict(), "ggam study table3 DATA --out STUDIES")
 FILES = {
     "runs.csv",
     "table.csv",

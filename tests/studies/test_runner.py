@@ -29,9 +29,9 @@ from ggam.studies.runner import (
     plan,
     work,
 )
-from ggam.training.callbacks import Interrupted
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, fit
+from ggam.training.signals import Interrupted
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),

@@ -1,6 +1,7 @@
 """The table of a study: its summaries, its families of tests, its gaps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -8,34 +9,26 @@ from ggam.studies.costs import Cost
 from ggam.studies.definition import Row, Study, guidance, table2, table3
 from ggam.studies.records import Failure, RunRecord
 from ggam.studies.statistics import holm, paired_test
-from ggam.studies.table import METRICS, build_table, family_of
+from ggam.studies.table import build_table, family_of
 
 Measured = Callable[..., list[RunRecord]]
 PLAIN, ATTENTION = "the plain network", "the same attention without guidance"
-
-
-def test_numbers_as_text() -> None:
-    share, loss = METRICS["top1"], METRICS["loss"]
-    assert share.shown(0.85104) == "85.10"
-    assert share.shown(0.012, signed=True) == "+1.20"
-    assert share.shown(-0.012) == "−1.20"
-    assert share.shown(-0.00001, signed=True) == share.shown(0.0, signed=True) == "0.00"
-    assert loss.shown(0.5) == "0.500"
 
 
 def test_summaries_and_tests_of_each_row(measured: Measured) -> None:
     values = {"baseline": [0.5, 0.6, 0.7], "S": [0.6, 0.65, 0.8], "SG": [0.4, 0.5, 0.55]}
     table = build_table(table3(), measured(values))
     assert table.metrics == ("top1",)
-    line = table.line("SG")
-    assert line.summaries["top1"].mean == pytest.approx(1.45 / 3)
-    plain, unguided = line.comparisons["top1"]
-    assert (plain.reference, plain.family) == ("baseline", PLAIN)
-    assert (unguided.reference, unguided.family) == ("S", ATTENTION)
-    assert unguided.test == paired_test(dict(enumerate(values["SG"])), dict(enumerate(values["S"])))
-    assert table.line("baseline").comparisons["top1"] == ()
-    assert table.line("SCG").comparisons["top1"] == ()
-    assert table.line("SCG").summaries == {}
+    result = table.result("SG")
+    assert result.metrics["top1"].mean == pytest.approx(1.45 / 3)
+    tests = result.comparisons["top1"]
+    assert list(tests) == ["baseline", "S"]
+    unguided = paired_test(dict(enumerate(values["SG"])), dict(enumerate(values["S"])))
+    assert unguided is not None
+    assert tests["S"] == replace(unguided, p_holm=unguided.p)  # the only one of its family
+    assert table.result("baseline").comparisons["top1"] == {}
+    assert table.result("SCG").comparisons["top1"] == {}
+    assert table.result("SCG").metrics == {}
 
 
 def test_holm_is_over_the_rows_of_each_kind_of_reference(measured: Measured) -> None:
@@ -50,9 +43,8 @@ def test_holm_is_over_the_rows_of_each_kind_of_reference(measured: Measured) -> 
     assert table.families == [PLAIN, ATTENTION]
     for family, rows in ((PLAIN, ["S", "C", "SG", "CG"]), (ATTENTION, ["SG", "CG"])):
         compared = table.compared("top1", family)
-        assert [line.row.name for line, _ in compared] == rows
-        corrected = [comparison.corrected for _, comparison in compared]
-        assert corrected == holm([comparison.test.p for _, comparison in compared])
+        assert [result.row.name for result, _ in compared] == rows
+        assert [test.p_holm for _, test in compared] == holm([test.p for _, test in compared])
 
 
 def test_references_by_what_they_are() -> None:
@@ -87,9 +79,9 @@ def test_the_mean_of_balanced_classes_is_not_said_twice(measured: Measured) -> N
 
 def test_nothing_measured() -> None:
     table = build_table(table3(), [], [Failure("S", 0, "broke")])
-    assert table.metrics == () and table.records == [] and len(table.lines) == 8
-    assert table.line("S").failures == (Failure("S", 0, "broke"),)
-    assert table.line("S").epoch_seconds is None
+    assert table.metrics == () and table.records == [] and len(table.rows) == 8
+    assert table.result("S").failures == (Failure("S", 0, "broke"),)
+    assert table.result("S").epoch_seconds is None
 
 
 def test_costs_are_held_against_the_plain_network_of_the_same_backbone() -> None:
@@ -97,14 +89,14 @@ def test_costs_are_held_against_the_plain_network_of_the_same_backbone() -> None
     sizes = {"baseline a": 10, "ggam a": 12, "baseline b": 100, "ggam b": 150}
     costs = {name: Cost(size, 2 * size, 0.1 * size, 3 * size) for name, size in sizes.items()}
     table = build_table(study, [], costs=costs)
-    assert [line.cost_ratio("parameters") for line in table.lines] == [1, 1.2, 1, 1.5]
-    assert table.line("ggam b").cost_ratio("step_seconds") == pytest.approx(1.5)
+    assert [result.cost_ratio("parameters") for result in table.rows] == [1, 1.2, 1, 1.5]
+    assert table.result("ggam b").cost_ratio("step_seconds") == pytest.approx(1.5)
     partly = build_table(study, [], costs={"ggam a": costs["ggam a"]})
-    assert partly.line("ggam a").cost_ratio("flops") is None
+    assert partly.result("ggam a").cost_ratio("flops") is None
 
 
 def test_seconds_per_epoch(measured: Measured) -> None:
-    assert build_table(table3(), measured({"S": [0.5, 0.6]})).line("S").epoch_seconds == pytest.approx(6.05)
+    assert build_table(table3(), measured({"S": [0.5, 0.6]})).result("S").epoch_seconds == pytest.approx(6.05)
 
 
 def test_records_come_in_the_order_of_rows_and_seeds(measured: Measured) -> None:

@@ -99,13 +99,13 @@ def test_rows_without_a_shared_seed(measured: Measured) -> None:
 
 def test_nothing_measured() -> None:
     assert answer(build_table(ONE, []), "") == ["No run has finished yet: there is nothing to say."]
-    assert opening(build_table(ONE, []), "") == ""
+    assert opening(build_table(ONE, [])) == ""
 
 
 def test_where_the_plain_network_stands(measured: Measured) -> None:
     table = build_table(ONE, measured({"baseline": [0.8, 0.9]}))
-    assert opening(table, "top1") == f"Plain network: top-1 85.00 ± 7.07{NBSP}%, 2 seeds."
-    assert opening(build_table(table2(("ggam",), ("a", "b")), []), "top1") == ""
+    assert opening(table) == f"Plain network: top-1 85.00 ± 7.07{NBSP}%, 2 seeds."
+    assert opening(build_table(table2(("ggam",), ("a", "b")), [])) == ""
 
 
 def test_what_is_missing_is_said(measured: Measured) -> None:

@@ -15,36 +15,34 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import ggam  # before lightning, see ggam.system.torchvision_hook
 import torch
-from lightning.pytorch import seed_everything
-from ggam.data.loaders import FineGrainedDataModule
+from lightning.fabric.utilities.seed import seed_everything
 from ggam.evaluation.evaluate import evaluate
-from ggam.training.module import TrainingModule
+from ggam.runs.run import Run
+from ggam.training.loop import Loop, build_fabric
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, build_model, load_parts, with_transforms
-from ggam.training.trainer import build_trainer
 
 data, run = Path(sys.argv[1]), Path(sys.argv[2])
-recipe = Recipe.from_flat(dict(
+recipe = Recipe.from_dict(dict(
     backbone="test_resnet", pretrained=False, image_size=32, epochs=1, batch_size=4, lr=0.05,
     backbone_lr=0.02, workers=0, accelerator="cpu", precision="fp32", devices=2, val_fraction=0.25,
 ))
-(run / "checkpoints").mkdir(parents=True, exist_ok=True)
 train, val, _ = load_parts(RunConfig(data, recipe))
+fabric = build_fabric(recipe)
+fabric.launch()
 seed_everything(0, verbose=False)
 model = build_model(recipe, train.class_names)
 train, val = with_transforms(model, train, val)
-module = TrainingModule(model, recipe.optimization, 0)
-parts = FineGrainedDataModule(train, val, batch_size=4, seed=0, workers=0)
-trainer = build_trainer(recipe, run)
-trainer.fit(module, datamodule=parts)
-measured = float(trainer.callback_metrics["val/accuracy"])
-loss = float(trainer.callback_metrics["val/loss"])
+Run(run).start()
+loop = Loop(recipe, model, train, val, Run(run), fabric)
+loop.run()
+measured = loop.validate()
 state = {name: value.clone() for name, value in model.state_dict().items()}
-torch.save(state, run / f"rank{trainer.global_rank}.pt")
+torch.save(state, run / f"rank{fabric.global_rank}.pt")
 report = evaluate(model.cpu().eval(), val)
-(run / f"rank{trainer.global_rank}.json").write_text(json.dumps(
-    {"ranks": trainer.world_size, "pictures": len(val), "accuracy": measured, "loss": loss,
-     "top1": report.top1, "true_loss": report.loss}
+(run / f"rank{fabric.global_rank}.json").write_text(json.dumps(
+    {"ranks": fabric.world_size, "pictures": len(val), "accuracy": measured["val_accuracy"],
+     "loss": measured["val_loss"], "top1": report.top1, "true_loss": report.loss}
 ))
 """
 

@@ -8,15 +8,17 @@ import yaml
 import ggam
 from ggam.methods.ggam import GGAMOptions
 from ggam.methods.registry import METHODS
+from ggam.system.devices import resolve_precision
 from ggam.training.recipe import (
     DataRecipe,
     MachineRecipe,
     ModelRecipe,
     OptimizationRecipe,
     Recipe,
-    build_optimizer,
-    resolve_precision,
+    flat_options,
+    for_method,
 )
+from ggam.training.step import build_optimizer
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -28,16 +30,17 @@ def test_the_defaults_are_the_papers() -> None:
     assert (optimization.momentum, optimization.weight_decay) == (0.9, 1e-4)
 
 
-def test_a_flat_recipe_comes_back_as_it_was() -> None:
+def test_a_recipe_comes_back_as_it_was() -> None:
     recipe = Recipe(
         model=ModelRecipe(backbone="resnet18", weights=Path("w.safetensors"), stage=-2),
-        ggam=GGAMOptions(preset="paper", target="softmax", guidance_weight=3.0),
+        options=GGAMOptions(preset="paper", target="softmax", guidance_weight=3.0),
         data=DataRecipe(train_per_class=5, val_fraction=0.2),
         optimization=OptimizationRecipe(lr=0.02, clip=1.0),
         machine=MachineRecipe(seed=4),
     )
-    stored = yaml.safe_load(yaml.safe_dump(recipe.to_flat()))
-    assert Recipe.from_flat(stored) == recipe
+    stored = yaml.safe_load(yaml.safe_dump(recipe.to_dict()))
+    assert Recipe.from_dict(stored) == recipe
+    assert flat_options(stored)["ggam.target"] == "softmax"
 
 
 @pytest.mark.parametrize(
@@ -46,13 +49,17 @@ def test_a_flat_recipe_comes_back_as_it_was() -> None:
         ({"backbone_lrr": 1}, "did you mean backbone_lr?"),
         ({"lr": -1.0}, "lr=-1.0: expected 0 or more"),
         ({"method": "gam"}, "method 'gam'"),
-        ({"method": "baseline", "target": "softmax"}, "target: options of the method ggam"),
-        ({"method": "cbam", "warmup": 2}, "warmup: options of the method ggam, which 'cbam' has not"),
-        ({"placement": "last"}, "placement: options of the method senet and cbam, which 'ggam' has not"),
-        ({"method": "senet", "placement": "first"}, "placement='first': expected one of blocks, last"),
+        ({"target": "softmax"}, "recipe has no option 'target': options of a method stand below its name"),
+        ({"placement": "last"}, "did you mean senet: {placement: …}?"),
+        ({"method": "cbam", "ggam": {"warmup": 2}}, "ggam: options of the method ggam, but the recipe's"),
+        ({"senet": {"placement": "last"}}, "senet: options of the method senet"),
+        ({"method": "senet", "senet": {"placement": "first"}}, "placement='first': expected one of blocks"),
+        ({"ggam": {"warm_up": 2}}, "the method ggam has no option 'warm_up': did you mean warmup?"),
+        ({"ggam": 3}, "ggam=3: expected a mapping"),
+        ({"method": "baseline", "baseline": {"x": 1}}, "no option 'x': it has none"),
         ({"batch_size": 9, "devices": 2}, "batch_size=9: expected a multiple of the 2 devices"),
         ({"val_fraction": 1.0}, "val_fraction=1.0"),
-        ({"target": "softmx"}, "target='softmx'"),
+        ({"ggam": {"target": "softmx"}}, "target='softmx'"),
         ({"epochs": 0}, "epochs=0"),
         ({"clip": 0.0}, "clip=0.0"),
         ({"seed": -1}, "seed=-1"),
@@ -61,7 +68,7 @@ def test_a_flat_recipe_comes_back_as_it_was() -> None:
 )
 def test_recipes_that_make_no_sense_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError) as refusal:
-        Recipe.from_flat(values)
+        Recipe.from_dict(values)
     assert message in str(refusal.value)
 
 
@@ -75,9 +82,16 @@ def test_recipes_that_make_no_sense_are_refused(values: dict[str, object], messa
     ],
 )
 def test_a_method_is_given_its_own_options_alone(method: str, options: dict[str, object]) -> None:
-    recipe = Recipe.from_flat({"method": method, **options})
-    assert set(recipe.method_options) == {option.name for option in fields(METHODS[method].Options)}
-    assert recipe.method_options.items() >= options.items()
+    everything = {"method": method, "lr": 0.3, **{name: {} for name in METHODS}, method: options}
+    recipe = Recipe.from_dict(for_method(everything, method))
+    assert vars(recipe.options).keys() == {option.name for option in fields(METHODS[method].Options)}
+    assert vars(recipe.options).items() >= options.items()
+    assert recipe.optimization.lr == 0.3
+
+
+def test_options_of_another_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected those of the method 'senet'"):
+        Recipe(model=ModelRecipe(method="senet"), options=GGAMOptions())
 
 
 def test_the_optimizer_has_two_rates_annealed_to_zero() -> None:

@@ -1,8 +1,6 @@
-"""Backbones: timm models, torchvision models, any `nn.Module`; images (B, 3, h, w) → A (B, C, H, W)."""
+"""Backbones: timm models, torchvision models, any `nn.Module`; images (B, 3, h, w) → named feature maps."""
 
-import sys
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,25 +8,31 @@ from typing import Any
 
 import timm
 import torch
-import torchvision
-from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
-from ggam.backbones.weights import BackboneError, in_torch_cache, misfits, read_state, require_download
+from ggam.backbones.timm_models import timm_stages
+from ggam.backbones.torchvision_models import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TORCHVISION_PREFIX,
+    torchvision_names,
+    torchvision_trunk,
+)
+from ggam.backbones.weights import BackboneError, one_line
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-TORCHVISION_PREFIX = "torchvision/"
-_TORCHVISION_TAIL = {"avgpool", "classifier", "fc", "head", "heads", "flatten"}
-_TORCHVISION_INCEPTIONS = ("googlenet", "inception_v3")
+Features = dict[str, Tensor]
+"""Maps (B, C, H, W) by name, each with its own C, H and W."""
+LAST = "last"
+"""The name of A, the map of the chosen stage."""
 
 
 class Backbone(nn.Module):
-    """A network cut at the wanted stage: images (B, 3, h, w) → A (B, C, H, W).
+    """A network cut at the wanted stage: images (B, 3, h, w) → A (B, C, H, W), and earlier maps if wanted.
 
     Attributes:
-        body: the wrapped network.
-        channels: C.
+        body: the wrapped network, which returns A, or a mapping with A as "last" and the others.
+        channels_of: the channels of each map, by name.
+        channels: C, those of A.
         mean: what is subtracted from the images, scaled to 0…1, per channel.
         std: what they are then divided by.
     """
@@ -36,42 +40,30 @@ class Backbone(nn.Module):
     def __init__(
         self,
         body: nn.Module,
-        channels: int,
+        channels_of: Mapping[str, int],
         *,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.body = body
-        self.channels = channels
+        self.channels_of = dict(channels_of)
+        self.channels = self.channels_of[LAST]
         self.mean = mean
         self.std = std
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, h, w) → A (B, C, H, W).
+    def forward(self, images: Tensor) -> Features:
+        """Images (B, 3, h, w) → A as "last", and the earlier maps by their names.
 
         Raises:
             BackboneError: if the network returns anything else.
         """
-        features = self.body(images)
-        if not isinstance(features, Tensor) or features.ndim != 4 or features.shape[1] != self.channels:
-            raise BackboneError(_layout_complaint("the backbone", features, self.channels))
-        return features
-
-
-class _TimmStage(nn.Module):
-    """One stage of a timm model as an NCHW map, through `forward_intermediates`."""
-
-    def __init__(self, model: Any, index: int, norm: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.index = index
-        self.norm = norm
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.forward_intermediates(
-            images, indices=[self.index], norm=self.norm, output_fmt="NCHW", intermediates_only=True
-        )[0]
+        maps = _named(self.body(images), self.channels_of, "the backbone")
+        for name, channels in self.channels_of.items():
+            found = maps[name]
+            if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[1] != channels:
+                raise BackboneError(_layout_complaint("the backbone", name, found, channels))
+        return maps
 
 
 def create_backbone(
@@ -81,226 +73,137 @@ def create_backbone(
     weights: Path | str | None = None,
     stage: int | str | None = None,
     image_size: int = 448,
+    earlier: Mapping[str, int] = {},
 ) -> Backbone:
-    """Build a backbone that ends at one feature map.
+    """Build a backbone that ends at one feature map, and gives earlier ones as well if they are wanted.
 
     The result is tried on one blank picture, so that what does not work fails here.
 
     Args:
         backbone: a timm name (`resnet50`), `torchvision/NAME`, or a module that maps images
-            (B, 3, h, w) to (B, C, H, W).
+            (B, 3, h, w) to (B, C, H, W), or to a mapping with such a map as "last".
         pretrained: load the ImageNet weights that timm or torchvision publish (downloaded on first
             use). Ignored for a module and where `weights` is given.
-        weights: a file to load instead: safetensors, or a state dict that `torch.load` reads with
-            `weights_only=True`. Layers that are cut off, such as the classifier, may be in it;
-            any other mismatch is an error.
-        stage: which map to take; None is the last. For timm an index into the model's stages
-            (-2: the last but one), for torchvision the name of a submodule (`layer3`,
+        weights: a file to load instead: safetensors, a folder with a `model.safetensors`, or a state
+            dict that `torch.load` reads with `weights_only=True`. Layers that are cut off, such as the
+            classifier, may be in it; any other mismatch is an error.
+        stage: which map is the last; None is the network's own. For timm an index into the model's
+            stages (-2: the last but one), for torchvision the name of a submodule (`layer3`,
             `features.10`). Layers behind it are removed.
         image_size: height and width in pixels; models with position tables are built for it.
+        earlier: names of further maps, and how many stages each lies before "last", from 1. For timm
+            the stages are those that `stage` counts; for torchvision one ends with the last layer at
+            each resolution. A module has to give maps of these names itself.
 
     Raises:
         BackboneError: for an unknown name or stage, weights that do not fit or cannot be had, or
             an output that is not a channels-first map.
     """
+    wanted = [LAST, *earlier]
     if isinstance(backbone, nn.Module):
         if weights is not None or stage is not None:
             raise BackboneError(
                 "weights and stage belong to named backbones: load and cut your module before passing it"
             )
-        return _wrap(backbone, image_size, IMAGENET_MEAN, IMAGENET_STD, "the backbone")
+        return _tried(backbone, wanted, image_size, IMAGENET_MEAN, IMAGENET_STD, "the backbone")
+    called = f"backbone {backbone!r}"
+    _require_known(backbone)
     file = None if weights is None else Path(weights)
     published = pretrained and file is None
     if backbone.startswith(TORCHVISION_PREFIX):
-        return _torchvision_backbone(backbone, published, file, stage, image_size)
-    return _timm_backbone(backbone, published, file, stage, image_size)
+        body, mean, std = torchvision_trunk(backbone, published=published, file=file, stage=stage)
+    else:
+        body, mean, std = timm_stages(
+            backbone, published=published, file=file, stage=stage, image_size=image_size
+        )
+    if earlier:
+        stages = _on_blank(body, body.stages, (image_size, image_size), called)
+        body.kept = {name: _stage_before(stages, name, n, called) for name, n in earlier.items()}
+        body.kept[LAST] = stages[-1]
+    return _tried(body, wanted, image_size, mean, std, called)
 
 
-def _timm_backbone(
-    name: str, published: bool, file: Path | None, stage: int | str | None, image_size: int
+def _require_known(name: str) -> None:
+    if timm.is_model(name):
+        return
+    library, names = "timm", timm.list_models
+    if name.startswith(TORCHVISION_PREFIX):
+        library, names = "torchvision", torchvision_names
+    if name not in names():
+        close = get_close_matches(name, names(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "no name is close to it"
+        raise BackboneError(f"backbone {name!r}: {library} has no such model; {hint}")
+
+
+def _stage_before(stages: list[Any], name: str, n: int, called: str) -> Any:
+    if not 0 < n < len(stages):
+        raise BackboneError(
+            f"{called} has no map {name!r} {n} stages before its last: there are {len(stages) - 1}"
+        )
+    return stages[-1 - n]
+
+
+def _tried(
+    body: nn.Module,
+    names: list[str],
+    image_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    called: str,
 ) -> Backbone:
-    model = _timm_model(name, published, image_size)
-    if not hasattr(model, "forward_intermediates"):
-        raise BackboneError(f"backbone {name!r}: timm cannot read its stages as maps; choose another")
-    index = _stage_index(name, stage, len(model.feature_info))
-    last = index == len(model.feature_info) - 1
-    full = set(model.state_dict())
-    model.prune_intermediate_layers([index], prune_norm=not last, prune_head=True)
-    if file is not None:
-        removed = full - set(model.state_dict())
-        state = read_state(file)
-        if misfits(model, state, removed):
-            state = _adapted(_timm_model(name, False, image_size), state)
-        _load(model, state, removed, file)
-    mean, std = tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
-    return _wrap(_TimmStage(model, index, norm=last), image_size, mean, std, f"backbone {name!r}")
+    """Find each C by one forward pass of a blank picture, and refuse what is not a channels-first map."""
+
+    def maps_at(width: int) -> Features:
+        return _named(_on_blank(body, body, (image_size, width), called), names, called)
+
+    maps = maps_at(image_size)
+    for name, found in maps.items():
+        if not _is_channels_first(found, lambda name=name: maps_at(2 * image_size)[name]):
+            raise BackboneError(_layout_complaint(called, name, found, None))
+    return Backbone(body, {name: found.shape[1] for name, found in maps.items()}, mean=mean, std=std)
 
 
-def _timm_model(name: str, published: bool, image_size: int) -> Any:
-    if not timm.is_model(name):
-        raise BackboneError(
-            f"backbone {name!r}: timm has no such model; {_did_you_mean(name, timm.list_models())}"
-        )
-    try:
-        known = timm.get_pretrained_cfg(name)
-        options: dict[str, Any] = {"img_size": image_size} if known and known.fixed_input_size else {}
-        source = _timm_source(name, known) if published else {}
-        return timm.create_model(name, pretrained=published, **options, **source)
-    except (RuntimeError, AssertionError, OSError) as error:
-        raise BackboneError(f"backbone {name!r} at {image_size} pixels: {_one_line(error)}") from error
-
-
-def _timm_source(name: str, known: Any) -> dict[str, Any]:
-    """Where timm is to take its published weights from: its own choice, or a file that is here already.
-
-    Given a downloaded file, timm need not ask the network whether it is the newest.
-    """
-    if known is None or not known.has_weights:
-        raise BackboneError(
-            f"backbone {name!r}: timm has no pre-trained weights for it; train from scratch with "
-            "--no-pretrained, or pass a file with --weights"
-        )
-    if not known.hf_hub_id:
-        if not in_torch_cache(known.url):
-            require_download(name, known.url)
-        return {}
-    for file in (known.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
-        cached = try_to_load_from_cache(known.hf_hub_id, file) if file else None
-        if isinstance(cached, str):
-            return {"pretrained_cfg_overlay": {"file": cached}}
-    require_download(name, constants.ENDPOINT)
-    return {}
-
-
-def _adapted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict through timm's own conversion for this family: older names, other image sizes."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return state
-    try:
-        return convert(dict(state), model)
-    except Exception:  # made for known files only; the caller says what does not fit
-        return state
-
-
-def _stage_index(name: str, stage: int | str | None, count: int) -> int:
-    index = -1 if stage is None else stage
-    if not isinstance(index, int) or not -count <= index < count:
-        raise BackboneError(
-            f"stage {stage!r} of {name!r}: expected an index from 0 to {count - 1}, or negative from the end"
-        )
-    return index % count
-
-
-def _torchvision_backbone(
-    name: str, published: bool, file: Path | None, stage: int | str | None, image_size: int
-) -> Backbone:
-    zoo = torchvision.models.list_models(module=torchvision.models)
-    short = name.removeprefix(TORCHVISION_PREFIX)
-    if short not in zoo:
-        names = [TORCHVISION_PREFIX + each for each in zoo]
-        raise BackboneError(f"backbone {name!r}: torchvision has no such model; {_did_you_mean(name, names)}")
-    if published:
-        url = torchvision.models.get_model_weights(short)["DEFAULT"].url
-        if not in_torch_cache(url):
-            require_download(name, url)
-    inception = short in _TORCHVISION_INCEPTIONS
-    # Without weights, the inceptions warn unless they are told how to initialise.
-    options = {"init_weights": True} if inception and not published else {}
-    try:
-        model = torchvision.models.get_model(short, weights="DEFAULT" if published else None, **options)
-    except OSError as error:
-        raise BackboneError(f"backbone {name!r}: {_one_line(error)}") from error
-    trunk = _torchvision_trunk(short, model)
-    cut = nn.Sequential(trunk if stage is None else _cut(trunk, name, stage))
-    if file is not None:
-        _load(cut, read_state(file), set(model.state_dict()) - set(cut.state_dict()), file)
-    # Their forward turns ImageNet's normalisation into this one, before the first layer.
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if inception else (IMAGENET_MEAN, IMAGENET_STD)
-    return _wrap(cut, image_size, mean, std, f"backbone {name!r}")
-
-
-def _torchvision_trunk(short: str, model: nn.Module) -> "OrderedDict[str, nn.Module]":
-    """The layers up to the last feature map, as the model's own forward applies them."""
-    trunk: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, module in model.named_children():
-        if name in _TORCHVISION_TAIL:
-            break
-        if not name.lower().startswith("aux"):  # the inceptions' training-time classifiers
-            trunk[name] = nn.Sequential(*module) if isinstance(module, nn.ModuleList) else module
-    if short.startswith("densenet"):
-        trunk["relu"] = nn.ReLU()  # a function in its forward, not a module
-    return trunk
-
-
-def _cut(trunk: Mapping[str, nn.Module], name: str, stage: int | str) -> "OrderedDict[str, nn.Module]":
-    """The layers of `trunk` up to and including the submodule called `stage`."""
-    head, _, rest = str(stage).partition(".")
-    if head not in trunk:
-        raise BackboneError(
-            f"stage {stage!r} of {name!r}: expected one of {', '.join(trunk)}, or a part of one"
-        )
-    kept: OrderedDict[str, nn.Module] = OrderedDict()
-    for child, module in trunk.items():
-        kept[child] = module
-        if child == head:
-            break
-    if rest:
-        block = kept[head]
-        if not isinstance(block, nn.Sequential):
-            raise BackboneError(
-                f"stage {stage!r} of {name!r}: {head} is no plain sequence of layers and cannot be cut inside"
-            )
-        kept[head] = nn.Sequential(_cut(dict(block.named_children()), f"{name} {head}", rest))
-    return kept
-
-
-def _wrap(
-    body: nn.Module, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], called: str
-) -> Backbone:
-    """Find C by one forward pass of a blank picture, and refuse what is not a channels-first map."""
+def _on_blank(body: nn.Module, run: Callable[[Tensor], Any], size: tuple[int, int], called: str) -> Any:
+    """What `run`, a part of `body`, gives for a blank picture of this height and width."""
     parameter = next(body.parameters(), torch.zeros(()))
-    blank = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    blank = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
     try:
         with torch.no_grad(), eval_mode(body):
-            features = body(blank)
-            channels_first = _is_channels_first(body, features, blank)
+            return run(blank)
     except Exception as error:  # whatever a foreign network says of a picture it cannot take
+        raise BackboneError(f"{called} cannot read a {size[0]}-pixel picture: {one_line(error)}") from error
+
+
+def _named(output: Any, names: Collection[str], called: str) -> Features:
+    """The wanted maps of what a network returns: one bare map, or a mapping."""
+    maps = output if isinstance(output, Mapping) else {LAST: output}
+    missing = [name for name in names if name not in maps]
+    if missing:
         raise BackboneError(
-            f"{called} cannot read a {image_size}-pixel picture: {_one_line(error)}"
-        ) from error
-    if not channels_first:
-        raise BackboneError(_layout_complaint(called, features, None))
-    return Backbone(body, features.shape[1], mean=mean, std=std)
+            f"{called} gives no map {missing[0]!r}, only {', '.join(map(str, maps))}: expected a mapping of "
+            f"{', '.join(names)} to maps (B, C, H, W), or where only {LAST} is needed one bare map"
+        )
+    return {name: maps[name] for name in names}
 
 
-def _is_channels_first(module: nn.Module, features: Any, blank: Tensor) -> bool:
-    if not isinstance(features, Tensor) or features.ndim != 4:
+def _is_channels_first(found: Any, of_wide_picture: Callable[[], Tensor]) -> bool:
+    if not isinstance(found, Tensor) or found.ndim != 4:
         return False
-    _, first, second, third = features.shape
+    _, first, second, third = found.shape
     if first == second == third:
         # Only a picture of another width tells which axis is which.
-        wide = module(torch.cat([blank, blank], dim=3))
+        wide = of_wide_picture()
         return wide.shape[1] == first and wide.shape[3] != third
     return second == third
 
 
-def _layout_complaint(called: str, features: Any, channels: int | None) -> str:
-    got = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+def _layout_complaint(called: str, name: str, found: Any, channels: int | None) -> str:
+    got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
     wanted = f"(B, {channels}, H, W)" if channels else "a channels-first map (B, C, H, W)"
     return (
-        f"{called} returns {got}: expected {wanted}; permute channels-last maps with "
+        f"{called} returns {got} as {name!r}: expected {wanted}; permute channels-last maps with "
         ".permute(0, 3, 1, 2) and reshape tokens to their grid, without the class token"
     )
-
-
-def _load(model: nn.Module, state: Mapping[str, Tensor], removed: set[str], file: Path) -> None:
-    """Load strictly, but for the keys of layers that were cut off."""
-    problems = misfits(model, state, removed)
-    if problems:
-        raise BackboneError(f"weights {file} do not fit this backbone: {problems}")
-    wanted = set(model.state_dict())
-    model.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
 
 
 @contextmanager
@@ -313,12 +216,3 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for child in training:
             child.training = True
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else "no name is close to it"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

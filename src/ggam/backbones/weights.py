@@ -20,16 +20,25 @@ class BackboneError(ValueError):
     """A backbone that cannot be built, or whose output is not a (B, C, H, W) map."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def read_state(file: Path) -> dict[str, Tensor]:
     """The state dict in a file, its names free of what DataParallel and torch.compile add.
 
     Args:
         file: safetensors, or what `torch.load` reads with `weights_only=True`: a state dict, also
-            one nested under `state_dict`, `model_state_dict` or `model`.
+            one nested under `state_dict`, `model_state_dict` or `model`; or a folder that holds a
+            `model.safetensors`.
 
     Raises:
-        BackboneError: if the file is missing, damaged, holds code, or is no state dict.
+        BackboneError: if the file is missing, damaged, holds code, is no state dict, or is that of a
+            whole model of ggam.
     """
+    if file.is_dir():
+        file /= "model.safetensors"
     if not file.is_file():
         raise BackboneError(f"weights {file}: no such file; expected .safetensors or a torch state dict")
     try:
@@ -38,9 +47,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has errors of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(
-            f"weights {file} cannot be read ({reason}): expected .safetensors or a state dict of tensors"
+            f"weights {file} cannot be read ({one_line(error)}): expected .safetensors or a state dict "
+            "of tensors"
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -49,6 +58,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise BackboneError(f"weights {file}: expected a state dict, names to tensors")
+    if any("backbone.body." in key for key in state):  # in run checkpoints too, with a prefix
+        raise BackboneError(
+            f"weights {file}: a whole model of ggam (its keys start with backbone.); expected the weights of "
+            "a backbone alone, as timm and torchvision publish them"
+        )
     return {plain_key(key): value for key, value in state.items()}
 
 
@@ -79,6 +93,19 @@ def misfits(model: nn.Module, state: Mapping[str, Tensor], removed: Collection[s
         for what, keys in (("missing keys", missing), ("unknown keys", unknown), ("other shapes", shapes))
         if keys
     )
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], removed: Collection[str], file: Path) -> None:
+    """Load a state dict strictly, but for the names in `removed`, see `misfits`.
+
+    Raises:
+        BackboneError: if it does not fit; it names the file.
+    """
+    problems = misfits(model, state, removed)
+    if problems:
+        raise BackboneError(f"weights {file} do not fit this backbone: {problems}")
+    wanted = set(model.state_dict())
+    model.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
 
 
 def in_torch_cache(url: str) -> bool:

@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ggam.commands.console import CONSOLE, Switch, progress
+from ggam.commands.options import Switch
 from ggam.data.birds.dataset import PRESETS, synthesize as draw
 from ggam.data.doctor.check import check_dataset, render
+from ggam.system.console import CONSOLE, progress
 
 
 def check(data: Path, *, layout: str | None = None, json: Annotated[bool, Switch] = False) -> None:

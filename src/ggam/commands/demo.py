@@ -6,10 +6,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ggam.commands.console import CONSOLE, progress, quiet_lightning
-from ggam.commands.runs import evaluator
 from ggam.demo import run_demo
-from ggam.training.callbacks import Interrupted
+from ggam.evaluation.measure import evaluator
+from ggam.system.console import CONSOLE, progress
+from ggam.training.signals import Interrupted
 
 
 def demo(*, out: Path = Path("demo"), open_page: Annotated[bool, Parameter(name="--open")] = True) -> None:
@@ -20,8 +20,7 @@ def demo(*, out: Path = Path("demo"), open_page: Annotated[bool, Parameter(name=
         open_page: Open the page in the browser at the end.
     """
     try:
-        with quiet_lightning():
-            run_demo(out, CONSOLE, evaluator("auto", 2), progress, open_page=open_page)
+        run_demo(out, CONSOLE, evaluator("auto", 2), progress, open_page=open_page)
     except Interrupted as stopped:
         print(f"ggam: stopped by {stopped}; ggam demo starts over", file=sys.stderr)
         sys.exit(128 + stopped.signum)

@@ -11,14 +11,14 @@ from cyclopts import Parameter
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from torch import Tensor
 
-from ggam.commands.console import CONSOLE, PROGRESS, Switch
-from ggam.data.layouts.registry import load_dataset
+from ggam.commands.options import Switch
 from ggam.data.records import DataError
 from ggam.data.transforms import ImageTransform
 from ggam.deploy.export import Exported, Format, config_at, export_model, noise_pictures
 from ggam.deploy.predictions.run import Summary, predict_files
-from ggam.deploy.predictor import open_model, open_predictor
-from ggam.training.run import RunConfig, RunError
+from ggam.deploy.predictor import accuracy_of, open_predictor
+from ggam.runs.run import Run, open_model
+from ggam.system.console import CONSOLE, PROGRESS
 
 _COMPARED = 8
 
@@ -47,9 +47,9 @@ def export(
         half: Store weights in half precision: half the size, nearly the same numbers; ONNX only.
         image_size: Height and width of the pictures, in pixels; default: what the model was trained for.
     """
-    model, accuracy = open_model(run)
+    model, origin = open_model(run)
     config = config_at(model.config, image_size)
-    pictures = _test_pictures(run, config.transform())
+    pictures = _test_pictures(origin, config.transform())
     kind = "test pictures" if pictures is not None else "generated pictures"
     if pictures is None:
         pictures = noise_pictures(config.image_size)
@@ -63,7 +63,7 @@ def export(
             half=half,
             image_size=image_size,
             pictures=pictures,
-            accuracy=accuracy,
+            accuracy=accuracy_of(origin),
         )
     if map and not done.maps:
         print(
@@ -130,15 +130,15 @@ def predict(
         sys.exit(1)
 
 
-def _test_pictures(run: Path, transform: ImageTransform) -> Tensor | None:
+def _test_pictures(run: Run | None, transform: ImageTransform) -> Tensor | None:
     """Some of the run's test pictures (N, 3, h, w), spread over the split; None if there are not two."""
+    if run is None:
+        return None
     try:
-        config = RunConfig.read(run)
-        seed, layout = config.recipe.machine.seed, config.recipe.data.layout
-        test = load_dataset(config.data, split="test", layout=layout, seed=seed).with_transform(transform)
+        test = run.dataset("test").with_transform(transform)
         spread = torch.linspace(0, len(test) - 1, min(_COMPARED, len(test))).int().tolist()
         pictures = [test[index][0] for index in spread]
-    except (RunError, DataError):
+    except DataError:
         return None
     return torch.stack(pictures) if len(pictures) > 1 else None
 

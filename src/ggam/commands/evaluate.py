@@ -8,17 +8,18 @@ from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ggam.commands.console import CONSOLE, Switch, progress
-from ggam.commands.runs import crop, evaluator, open_run, results_table, training_protocol
+from ggam.commands.options import Switch
+from ggam.commands.runs import crop, results_table, training_protocol
 from ggam.data.layouts.registry import load_dataset
-from ggam.drawing.overlays import PanelFormat
+from ggam.drawing.layout import PrintFormat
 from ggam.evaluation.explanation_report import TABLE_FILE, ExplanationReport, refuse_others
 from ggam.evaluation.explanations import evaluate_explanations, planned
+from ggam.evaluation.measure import evaluator
 from ggam.report import write_report
 from ggam.report.panels import PanelOptions, explain_files
-from ggam.system.devices import default_device
-from ggam.training.recipe import Precision, resolve_precision
-from ggam.training.run import RESULTS, RunError
+from ggam.runs.run import Run, RunError, open_model
+from ggam.system.console import CONSOLE, progress
+from ggam.system.devices import Precision, default_device, resolve_precision
 
 
 def evaluate(
@@ -50,22 +51,23 @@ def evaluate(
         perturbed: How many pictures are perturbed for the measures that take hundreds of forward passes each.
         road: Also measure ROAD on these pictures; needs pytorch-grad-cam, and seconds for each.
     """
-    model, config = open_run(run)
+    model, origin = open_model(run)
+    config = origin.read_config() if origin else {}
     # The run's seed, so that a data set without a split of its own is split as it was for training.
-    seed = config.recipe.machine.seed if config else 0
+    seed = config.get("seed", 0)
     if data is None:
-        if config is None:
+        if origin is None:
             raise RunError(f"{run}: a model folder knows no data set; name one: ggam evaluate {run} DATA")
-        data, layout = config.data, layout or config.recipe.data.layout
+        data, layout = Path(config["data"]), layout or config.get("layout")
     test = load_dataset(data, split="test", layout=layout, seed=seed).with_transform(model.config.transform())
-    target = out or run / "evaluation" / data.resolve().name
+    target = out or Run(run).evaluation(data.resolve().name)
     plan: dict[str, Any] = {"fraction": fraction, "perturbed": perturbed, "with_road": road, "seed": seed}
     if explanations:
         refuse_others(target, planned(model, test, **plan))
     summary = evaluator(precision, workers, batch_size)(model, test, target)
     CONSOLE.print(results_table({"this model": summary}))
     CONSOLE.print(f"{summary['pictures']} test pictures of {data}; {crop(model)}")
-    CONSOLE.print(f"{training_protocol(run)}\ntables and confusion matrix: {target}")
+    CONSOLE.print(f"{training_protocol(origin)}\ntables and confusion matrix: {target}")
     if explanations:
         device = default_device()
         with progress("explaining") as step:
@@ -82,9 +84,9 @@ def evaluate(
         report.write(target)
         _print_explanations(report)
         CONSOLE.print(f"with intervals, for each picture, and the maps: {target / TABLE_FILE}")
-        if config is not None and data.resolve() == config.data.resolve() and (run / RESULTS).is_file():
+        if origin is not None and data.resolve() == Path(config["data"]).resolve():
             with progress("drawing the gallery") as step:
-                page = write_report(run, model, test, explanations=report, workers=workers, on_batch=step)
+                page = write_report(origin, model, test, explanations=report, workers=workers, on_batch=step)
             CONSOLE.print(f"the run's report has the tables now: {page}")
 
 
@@ -112,7 +114,7 @@ def explain(
     top: int = 3,
     maps: str | None = None,
     class_: Annotated[list[str] | None, Parameter(name="--class", negative="")] = None,
-    file_format: Annotated[PanelFormat, Parameter(name="--format")] = "png",
+    file_format: Annotated[PrintFormat, Parameter(name="--format")] = "png",
     dpi: int = 160,
     batch_size: int = 16,
 ) -> None:
@@ -130,8 +132,8 @@ def explain(
         dpi: Pixels per inch of the panels; a picture is 2 inches wide.
         batch_size: Pictures at a time.
     """
-    model, _ = open_run(run)
-    target = out or run / "explanations"
+    model, _ = open_model(run)
+    target = out or Run(run).explanations
     kinds = tuple(kind.strip() for kind in maps.split(",")) if maps is not None else None
     options = PanelOptions(maps=kinds, classes=tuple(class_ or ()), file_format=file_format, dpi=dpi)
     with progress("explaining") as step:

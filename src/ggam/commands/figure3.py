@@ -5,10 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ggam.commands.console import CONSOLE, progress
 from ggam.studies.figure3 import MapKind, gather
-from ggam.studies.figure3_networks import Networks
 from ggam.studies.figure3_outputs import write_figure3
+from ggam.system.console import CONSOLE, progress
 
 
 def figure3(
@@ -33,9 +32,8 @@ def figure3(
         out: Where the figure goes; default: STUDY/figure3.
         dpi: Pixels per inch; the figure is 5.3 inches wide.
     """
-    networks = Networks.find(study, seed)
     with progress("asking the networks") as step:
-        content = gather(networks, images, pictures=pictures, kind=map_, on_network=step)
+        content = gather(study, images, seed=seed, pictures=pictures, kind=map_, on_network=step)
     page = write_figure3(out or study / "figure3", content, dpi=dpi)
     for subject in content.subjects:
         CONSOLE.print(f"{subject.name}: {subject.label or 'class unknown'}  {subject.tally}".rstrip())

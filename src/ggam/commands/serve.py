@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from ggam.commands.console import CONSOLE
 from ggam.deploy.predictor import open_predictor
 from ggam.deploy.serve.limits import Limits, ServeError
+from ggam.system.console import CONSOLE
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 

@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from ggam.commands.console import CONSOLE, Switch
-from ggam.commands.runs import open_run
-from ggam.data.layouts.registry import load_dataset
+from ggam.commands.options import Switch
 from ggam.data.records import DataError, FineGrainedDataset
 from ggam.deploy.hub import FILES, push_model
-from ggam.deploy.model_card import CARD_FILE, write_card, write_run_card
+from ggam.deploy.model_card import write_card, write_run_card
+from ggam.runs.model_folder import CARD_FILE, CONFIG_FILE
+from ggam.runs.run import Run, open_model
+from ggam.system.console import CONSOLE
 from ggam.system.devices import default_device
-from ggam.training.run import CONFIG, RunConfig
 
 
 def card(run: Path) -> None:
@@ -20,17 +20,16 @@ def card(run: Path) -> None:
     Args:
         run: A run directory, or a model folder, of which no accuracy is known.
     """
-    if (run.parent / CONFIG).is_file():  # the model folder of a run, of which more is known
+    if Run(run.parent).config_file.is_file():  # the model folder of a run, of which more is known
         run = run.parent
-    model, config = open_run(run)
-    if config is None:
+    model, origin = open_model(run)
+    if origin is None:
         file, written = run / CARD_FILE, write_card(run, model.config)
     else:
-        file = run / "model" / CARD_FILE
-        test = _test_pictures(config)
+        file, test = origin.card, _test_pictures(origin)
         if test is not None:
             test = test.with_transform(model.config.transform())
-        written = write_run_card(run, model.to(default_device()), test)
+        written = write_run_card(origin, model.to(default_device()), test)
     say_card(file, written=written)
 
 
@@ -45,7 +44,7 @@ def push(run: Path, name: str, *, public: Annotated[bool, Switch] = False) -> No
         name: What it shall be called on the hub: user/name.
         public: Let everybody see it; otherwise only you, or the organisation, can.
     """
-    folder = run if (run / "config.json").is_file() else run / "model"
+    folder = run if (run / CONFIG_FILE).is_file() else Run(run).model_folder
     if not (folder / CARD_FILE).exists():
         card(run)
     url = push_model(folder, name, public=public)
@@ -61,11 +60,10 @@ def say_card(file: Path, *, written: bool) -> None:
         CONSOLE.print(f"model card: {file} was edited and is kept; remove it to have it written anew")
 
 
-def _test_pictures(config: RunConfig) -> FineGrainedDataset | None:
+def _test_pictures(run: Run) -> FineGrainedDataset | None:
     """The run's test pictures; None, and a word about it, where they are not on this machine."""
-    layout, seed = config.recipe.data.layout, config.recipe.machine.seed
     try:
-        return load_dataset(config.data, split="test", layout=layout, seed=seed)
+        return run.dataset("test")
     except DataError as error:
         print(f"ggam: the card shows no pictures: {error}", file=sys.stderr)
         return None

@@ -4,28 +4,28 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from cyclopts import Parameter
 from rich.table import Table
 
 from ggam.backbones.weights import BackboneError
-from ggam.commands.console import CONSOLE, Switch, progress, quiet_lightning
-from ggam.commands.runs import evaluator
-from ggam.methods.ggam import GGAMOptions
-from ggam.methods.insertion import InsertionOptions
+from ggam.commands.options import Switch, method_options
+from ggam.evaluation.measure import evaluator
 from ggam.studies.conclusion import Estimate, conclude, estimate, measure_rows
 from ggam.studies.definition import STUDIES, table2
 from ggam.studies.queue import open_storage
 from ggam.studies.runner import DATA, PlannedRun, StudyError, claim_folder, collect, interruptible, plan, work
 from ggam.studies.table import StudyTable
 from ggam.studies.wording import answer, opening
+from ggam.system.console import CONSOLE, progress
 from ggam.system.devices import DeviceError
-from ggam.training.callbacks import Interrupted
-from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, flatten
+from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, common_options
+from ggam.training.signals import Interrupted
 
 
+@method_options
 def study(
     name: Literal["table2", "table3", "figure4", "guidance"],
     data: Path,
@@ -38,15 +38,12 @@ def study(
     backbones: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     config: Path | None = None,
     model: Annotated[ModelRecipe, Parameter(name="*", group="Model")] = ModelRecipe(),
-    ggam: Annotated[GGAMOptions, Parameter(name="*", group="Method ggam")] = GGAMOptions(),
-    insertion: Annotated[
-        InsertionOptions, Parameter(name="*", group="Methods senet and cbam")
-    ] = InsertionOptions(),
     pictures: Annotated[DataRecipe, Parameter(name="*", group="Data")] = DataRecipe(),
     optimization: Annotated[
         OptimizationRecipe, Parameter(name="*", group="Optimization")
     ] = OptimizationRecipe(),
     machine: Annotated[MachineRecipe, Parameter(name="*", group="Machine")] = MachineRecipe(),
+    options: dict[str, Any],
 ) -> None:
     """Run one of the paper's experiments with several seeds, and draw its result.
 
@@ -66,11 +63,10 @@ def study(
         backbones: Of table2: which; default: --backbone.
         config: A recipe in YAML; flags override it.
         model: Which network.
-        ggam: The options of ggam, in rows that leave them open.
-        insertion: The options of senet and cbam.
         pictures: Which pictures.
         optimization: How each run is trained.
         machine: On what, and from which random numbers.
+        options: Those of the methods, in rows that leave them open.
     """
     if name != "table2" and (methods or backbones):
         raise StudyError(f"--methods and --backbones belong to table2; {name} compares ways of one method")
@@ -78,11 +74,13 @@ def study(
         raise StudyError(f"--weights {model.weights} fits one of --backbones {' '.join(backbones)} at most")
     if model.method != "ggam":
         raise StudyError(f"--method {model.method}: the rows of a study name their methods; see --methods")
-    if name != "table2" and ggam.guidance_weight == 0:
-        raise StudyError(f"--guidance-weight 0: {name} has rows without guidance; expected a weight above 0")
+    if name != "table2" and options["ggam"].guidance_weight == 0:
+        raise StudyError(
+            f"--ggam.guidance-weight 0: {name} has rows without guidance; expected a weight above 0"
+        )
     chosen = table2(methods, backbones) if name == "table2" else STUDIES[name]()
-    options = flatten(model, ggam, insertion, pictures, optimization, machine)
-    runs = plan(chosen, options, seeds)
+    common = common_options(model, pictures, optimization, machine, options)
+    runs = plan(chosen, common, seeds)
     address = storage or f"journal:{out / 'journal.log'}"
     if dry_run:
         _list(runs, data, out, address)
@@ -98,13 +96,13 @@ def study(
         CONSOLE.print(f"waiting for {count} runs that other workers hold")
 
     def show() -> tuple[StudyTable, Path]:
-        return conclude(chosen, runs, options, out, shared, shlex.join(["ggam", *sys.argv[1:]]))
+        return conclude(chosen, runs, common, out, shared, shlex.join(["ggam", *sys.argv[1:]]))
 
     measure = evaluator(
         machine.precision, pictures.workers, accelerator=machine.accelerator, localization=True
     )
     try:
-        with quiet_lightning(), interruptible():
+        with interruptible():
             work(runs, data, out, shared, measure, on_start=announce, on_wait=wait)
             show()  # before what may still go wrong
             with progress("measuring costs") as step:
@@ -119,7 +117,7 @@ def study(
     except (DeviceError, BackboneError, torch.OutOfMemoryError) as error:
         print(f"ggam: the costs are not measured: {error}", file=sys.stderr)
     table, page = show()
-    for sentence in [opening(table, "top1"), *answer(table, "top1")] if table.records else []:
+    for sentence in [opening(table), *answer(table, "top1")] if table.records else []:
         CONSOLE.print(sentence)
     CONSOLE.print(f"tables, figure and page: {page}")
     for failure in table.failures:

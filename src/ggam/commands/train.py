@@ -2,26 +2,23 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ggam.commands.console import CONSOLE, Switch, progress, quiet_lightning
-from ggam.commands.runs import evaluator, open_run, results_table
+from ggam.commands.options import Switch, chosen_options, method_options
+from ggam.commands.runs import results_table
 from ggam.commands.share import say_card
-from ggam.data.layouts.registry import load_dataset
-from ggam.deploy.model_card import CARD_FILE, write_run_card
-from ggam.deploy.serve.examples import keep_examples
-from ggam.methods.ggam import GGAMOptions
-from ggam.methods.insertion import InsertionOptions
-from ggam.report import write_report
-from ggam.report.run import REPORT_FILE
-from ggam.system.devices import default_device
-from ggam.training.callbacks import Interrupted
+from ggam.deploy.model_card import is_edited
+from ggam.fitting import train_run
+from ggam.runs.run import Run
+from ggam.system.console import CONSOLE
 from ggam.training.recipe import DataRecipe, MachineRecipe, ModelRecipe, OptimizationRecipe, Recipe
-from ggam.training.run import RunConfig, fit, load_parts
+from ggam.training.run import RunConfig
+from ggam.training.signals import Interrupted
 
 
+@method_options
 def train(
     data: Path,
     *,
@@ -29,17 +26,16 @@ def train(
     config: Path | None = None,
     resume: Annotated[bool, Switch] = False,
     model: Annotated[ModelRecipe, Parameter(name="*", group="Model")] = ModelRecipe(),
-    ggam: Annotated[GGAMOptions, Parameter(name="*", group="Method ggam")] = GGAMOptions(),
-    insertion: Annotated[
-        InsertionOptions, Parameter(name="*", group="Methods senet and cbam")
-    ] = InsertionOptions(),
     pictures: Annotated[DataRecipe, Parameter(name="*", group="Data")] = DataRecipe(),
     optimization: Annotated[
         OptimizationRecipe, Parameter(name="*", group="Optimization")
     ] = OptimizationRecipe(),
     machine: Annotated[MachineRecipe, Parameter(name="*", group="Machine")] = MachineRecipe(),
+    options: dict[str, Any],
 ) -> None:
     """Train a model on a data set and evaluate it once on the test pictures.
+
+    Help lists the options of the method ggam; with --method NAME before --help, those of that one.
 
     Args:
         data: The data set: CUB-200-2011, class folders, … (docs/datasets.md).
@@ -47,28 +43,21 @@ def train(
         config: A recipe in YAML; flags override it.
         resume: Continue the run in --out from its last checkpoint, with its own recipe.
         model: Which network.
-        ggam: The options of ggam.
-        insertion: The options of senet and cbam.
         pictures: Which pictures.
         optimization: How it is trained.
         machine: On what, and from which random numbers.
+        options: Those of the methods.
     """
     recipe = Recipe(
         model=model,
-        ggam=ggam,
-        insertion=insertion,
+        options=chosen_options(model.method, options),
         data=pictures,
         optimization=optimization,
         machine=machine,
     )
+    run = Run(out)
     try:
-        with quiet_lightning():
-            results = fit(
-                RunConfig(data, recipe),
-                out,
-                evaluator(machine.precision, pictures.workers, accelerator=machine.accelerator),
-                resume=resume,
-            )
+        results = train_run(RunConfig(data, recipe), run, resume=resume)
     except Interrupted as stopped:
         print(
             f"ggam: stopped by {stopped}; everything is saved, continue with: "
@@ -78,20 +67,6 @@ def train(
         sys.exit(128 + stopped.signum)
     if results is None:  # a rank other than the first
         return
-    trained, used = open_run(out)
-    assert used is not None  # fit() wrote it
-    test = load_dataset(
-        used.data, split="test", layout=used.recipe.data.layout, seed=used.recipe.machine.seed
-    ).with_transform(trained.config.transform())
-    trained.to(default_device(machine.accelerator))
-    card = write_run_card(out, trained, test)
-    page = out / REPORT_FILE
-    # Else the run was finished before: ggam evaluate may have added to the page, and somebody may have
-    # changed the examples, or removed them.
-    if not page.is_file():
-        keep_examples(out, load_parts(used)[0], used.recipe.machine.seed)
-        with progress("drawing the gallery") as step:
-            write_report(out, trained, test, workers=used.recipe.data.workers, on_batch=step)
-    CONSOLE.print(results_table(results))
-    CONSOLE.print(f"{results['protocol']}\nreport: {page}")
-    say_card(out / "model" / CARD_FILE, written=card)
+    CONSOLE.print(results_table(results.epochs, results.selected))
+    CONSOLE.print(f"{results.protocol}\nreport: {run.report_page}")
+    say_card(run.card, written=not is_edited(run.model_folder))

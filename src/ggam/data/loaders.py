@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -50,16 +49,12 @@ class EpochBatches(Sampler[list[Draw]]):
         seed: of the order.
         rank: which part.
         ranks: how many parts.
-        trained: batches that a resumed run has seen already, over all epochs; the first iteration
-            starts behind them.
 
     Attributes:
         epoch: the epoch that the next iteration yields.
     """
 
-    def __init__(
-        self, count: int, batch_size: int, seed: int, *, rank: int = 0, ranks: int = 1, trained: int = 0
-    ) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, *, rank: int = 0, ranks: int = 1) -> None:
         batch_size = min(batch_size, count // ranks * ranks)
         if batch_size < 2 * ranks or batch_size % ranks:
             raise ValueError(
@@ -71,6 +66,10 @@ class EpochBatches(Sampler[list[Draw]]):
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
+        self.epoch = self._skip = 0
+
+    def go_on(self, trained: int) -> None:
+        """Have the next iteration start behind so many batches, counted over all epochs."""
         self.epoch, self._skip = divmod(trained, len(self))
 
     def __len__(self) -> int:
@@ -85,68 +84,25 @@ class EpochBatches(Sampler[list[Draw]]):
             yield [Draw(self.epoch, int(index)) for index in order[start : start + part]]
 
 
-class FineGrainedDataModule(LightningDataModule):
-    """The training and validation part of a run, cut for the ranks of its process group.
+def training_loader(
+    dataset: FineGrainedDataset, batches: EpochBatches, seed: int, *, workers: int
+) -> DataLoader[tuple[Tensor, int]]:
+    """This rank's part of the batches of one epoch after another.
 
     Args:
-        train: with an augmenting transform.
-        val: with an evaluation transform; may be empty.
-        batch_size: pictures per step, over all ranks.
-        seed: of the order of the pictures and their crops.
-        workers: decoding processes per rank.
-
-    Attributes:
-        trained: batches trained on so far, over all epochs; the training loop counts.
-        batches: the sampler of the training loader, once there is one.
+        dataset: with an augmenting transform.
+        batches: says which pictures, of which epoch.
+        seed: of the crops.
+        workers: decoding processes.
     """
-
-    def __init__(
-        self,
-        train: FineGrainedDataset,
-        val: FineGrainedDataset,
-        *,
-        batch_size: int,
-        seed: int,
-        workers: int,
-    ) -> None:
-        super().__init__()
-        self.train = train
-        self.val = val
-        self.batch_size = batch_size
-        self.seed = seed
-        self.workers = workers
-        self.trained = 0
-        self.batches: EpochBatches | None = None
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the run stands, for a checkpoint."""
-        return {"trained": self.trained}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where a checkpoint stopped; Lightning calls it before it asks for the loaders."""
-        self.trained = state_dict["trained"]
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """This rank's part of each batch, from where the run stands."""
-        self.batches = EpochBatches(
-            len(self.train), self.batch_size, self.seed, trained=self.trained, **self._place()
-        )
-        return DataLoader(
-            Augmented(self.train, self.seed),
-            batch_sampler=self.batches,
-            num_workers=self.workers,
-            worker_init_fn=_leave_signals_to_the_run,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
-        """This rank's pictures."""
-        return eval_loader(self.val, batch_size=self.batch_size, workers=self.workers, **self._place())
-
-    def _place(self) -> dict[str, int]:
-        assert self.trainer is not None
-        return {"rank": self.trainer.global_rank, "ranks": self.trainer.world_size}
+    return DataLoader(
+        Augmented(dataset, seed),
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_run,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def eval_loader(

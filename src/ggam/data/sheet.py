@@ -31,16 +31,16 @@ def class_sheet(dataset: FineGrainedDataset, out: Path | str, *, per_class: int 
         top = _GAP + label * step
         name = "\n".join(dataset.class_names[label].split(" "))
         draw.multiline_text((_GAP * 2, top + _TILE / 2), name, _INK, font, anchor="lm", spacing=5)
-        told_by = dataset.discriminative.get(label, ())
+        discriminative = dataset.discriminative.get(label, ())
         for column, sample in enumerate(row):
-            sheet.paste(_tile(dataset, sample, told_by), (_LABEL + column * step, top))
+            sheet.paste(_tile(dataset, sample, discriminative), (_LABEL + column * step, top))
     # An octree keeps the few saturated pixels that the median cut would lose.
     content = io.BytesIO()
     sheet.quantize(256, Image.Quantize.FASTOCTREE).save(content, "PNG", optimize=True)
     write_atomic(Path(out), content.getvalue())
 
 
-def _tile(dataset: FineGrainedDataset, sample: Sample, told_by: tuple[int, ...]) -> Image.Image:
+def _tile(dataset: FineGrainedDataset, sample: Sample, discriminative: tuple[int, ...]) -> Image.Image:
     image = dataset.load(sample)
     left, top, width, height = sample.box or (0, 0, *image.size)
     side = min(1.16 * max(width, height), *image.size)
@@ -48,7 +48,7 @@ def _tile(dataset: FineGrainedDataset, sample: Sample, told_by: tuple[int, ...])
     top = min(max(top + (height - side) / 2, 0), image.size[1] - side)
     tile = image.resize((_TILE, _TILE), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
     draw = ImageDraw.Draw(tile)
-    for part in told_by:
+    for part in discriminative:
         place = sample.parts[part] if sample.parts else None
         if place is not None:
             x, y = (place[0] - left) * _TILE / side, (place[1] - top) * _TILE / side

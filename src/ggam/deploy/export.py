@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ggam.deploy.file_card import FileCard
-from ggam.deploy.predictor import PREDICTED, Inference, OnnxPredictor
-from ggam.methods.base import FineGrainedModel, ModelConfig
+from ggam.deploy.predictor import Inference, OnnxPredictor
+from ggam.explanations.explanation import explain
+from ggam.methods.base import PREDICTED, FineGrainedModel, ModelConfig
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -108,12 +109,12 @@ def export_model(
     _require_new(out, format)
     if format == "torch" and half:
         raise ExportError("--half stores ONNX weights in half precision; leave it out with --format torch")
-    maps = maps and model.closed_form
-    if classes_input and not maps:
-        raise ExportError("--classes-input chooses the class of the heat map, and this file would have none")
     model = _copy(model, image_size)
     if pictures is None:
         pictures = noise_pictures(model.config.image_size)
+    maps = maps and _has_closed_form(model, pictures[:2])
+    if classes_input and not maps:
+        raise ExportError("--classes-input chooses the class of the heat map, and this file would have none")
     inference = Inference(model, maps=maps).eval()
     graph = _trace(inference, pictures[:2], classes_input)
     card = FileCard.of(model, accuracy)
@@ -126,7 +127,7 @@ def export_model(
         else:
             torch.export.save(graph, fresh, extra_files={CARD_FILE: json.dumps(asdict(card))})
             run = _torch_run(fresh)
-        compared = _compare(inference, run, pictures, classes_input, HALF if half else FULL)
+        compared = _compare(model, run, pictures, maps, classes_input, HALF if half else FULL)
         size = fresh.stat().st_size
         os.replace(fresh, out)
     return Exported(out, size, maps, len(pictures), *compared)
@@ -171,16 +172,29 @@ def _copy(model: FineGrainedModel, image_size: int | None) -> FineGrainedModel:
     return copy
 
 
+def _has_closed_form(model: FineGrainedModel, images: Tensor) -> bool:
+    """Whether the heat map can be computed without autograd."""
+    with torch.no_grad(), _complaints_of(images):
+        output = model(images)
+        return model.closed_form(output, output.logits.argmax(dim=1), "attended") is not None
+
+
 def _trace(inference: Inference, images: Tensor, classes_input: bool) -> torch.export.ExportedProgram:
     if len(images) < 2:
         raise ExportError("a batch of one picture cannot stand for any batch: pass two pictures or more")
     batch = torch.export.Dim("batch")
     inputs = (images, torch.tensor([PREDICTED, 0])) if classes_input else (images,)
+    with torch.no_grad(), _quietly(), _complaints_of(images):
+        inference(*inputs)
+        return torch.export.export(inference, inputs, dynamic_shapes=({0: batch},) * len(inputs))
+
+
+@contextmanager
+def _complaints_of(images: Tensor) -> Iterator[None]:
+    """Whatever a foreign network, or torch.export about it, has to say, in one line."""
     try:
-        with torch.no_grad(), _quietly():
-            inference(*inputs)
-            return torch.export.export(inference, inputs, dynamic_shapes=({0: batch},) * len(inputs))
-    except Exception as error:  # whatever a foreign network, or torch.export about it, has to say
+        yield
+    except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         size = f"{images.shape[2]} pixels"
         raise ExportError(f"this model cannot be traced for pictures of {size}: {reason}") from error
@@ -259,21 +273,32 @@ def _torch_run(path: Path) -> Run:
 
 
 def _compare(
-    inference: Inference, run: Run, pictures: Tensor, classes_input: bool, allowed: Tolerance
+    model: FineGrainedModel,
+    run: Run,
+    pictures: Tensor,
+    maps: bool,
+    classes_input: bool,
+    allowed: Tolerance,
 ) -> tuple[Tolerance, float, float]:
-    """Run the file and the model on the pictures together, and on the first one alone.
+    """Run the file and the model itself on the pictures together, and on the first one alone.
 
     Returns:
         The largest differences, and the seconds that the file and the model took for all pictures.
     """
-    classes = torch.arange(len(pictures)) % inference.model.num_classes if classes_input else None
+    classes = torch.arange(len(pictures)) % model.num_classes if classes_input else None
 
-    def model(images: Tensor, classes: Tensor | None) -> list[np.ndarray]:
-        with torch.no_grad():
-            return [part.numpy() for part in inference(images, classes)]
+    def expected(images: Tensor, classes: Tensor | None) -> list[np.ndarray]:
+        if maps:
+            found = explain(model, images, classes)
+            parts = [found.logits, model.config.probabilities(found.logits), found.maps]
+        else:
+            with torch.no_grad():
+                logits = model(images).logits
+            parts = [logits, model.config.probabilities(logits)]
+        return [part.numpy() for part in parts]
 
     batches = [(pictures[:n], None if classes is None else classes[:n]) for n in (1, len(pictures))]
-    differences = [difference(model(*batch), run(*batch), allowed.logits) for batch in batches]
+    differences = [difference(expected(*batch), run(*batch), allowed.logits) for batch in batches]
     found = Tolerance(*np.max(differences, axis=0).tolist())
     if not (found.logits <= allowed.logits and found.map <= allowed.map):  # NaN is not below either
         raise ExportError(
@@ -281,7 +306,7 @@ def _compare(
             f"{found.map:.1e} of the largest value, where {allowed.logits:.0e} and {allowed.map:.0e} are "
             "allowed; nothing was written"
         )
-    return found, _seconds(lambda: run(pictures, classes)), _seconds(lambda: model(pictures, classes))
+    return found, _seconds(lambda: run(pictures, classes)), _seconds(lambda: expected(pictures, classes))
 
 
 def difference(model: list[np.ndarray], file: list[np.ndarray], tie: float) -> Tolerance:

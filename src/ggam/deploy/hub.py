@@ -6,8 +6,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ggam.deploy.model_card import CARD_FILE, PICTURE_FILE, PLACEHOLDER
-from ggam.runs.model_folder import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, read_config
+from ggam.deploy.model_card import PICTURE_FILE, PLACEHOLDER
+from ggam.runs.model_folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, CheckpointError, read_config
 
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, PICTURE_FILE)
 """All that is ever uploaded of a folder."""

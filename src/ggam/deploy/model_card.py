@@ -1,10 +1,9 @@
 """Model cards: the `README.md` of a model folder, in the Hugging Face hub's format."""
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -25,11 +24,11 @@ from ggam.evaluation.evaluate import check_fits, relative_path
 from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel, ModelConfig
 from ggam.report.panels import crop_of
+from ggam.runs.model_folder import CARD_FILE
+from ggam.runs.run import Run, RunError
 from ggam.studies.statistics import Summary, summarize
 from ggam.system.files import write_atomic
-from ggam.training.run import RESULTS, RunConfig, RunError
 
-CARD_FILE = "README.md"
 PICTURE_FILE = "heat-maps.jpg"
 PLACEHOLDER = "user/name"
 """Stands in the card for the model's id on the hub, which is known once it is there."""
@@ -68,9 +67,9 @@ class Measured:
     data: str
     """Name of the data set's folder."""
     recipe: Mapping[str, Any]
-    """Flat, without the places of files on the machine that it was trained on."""
+    """Without the places of files on the machine that it was trained on."""
     protocol: str
-    epoch: int
+    epoch: float
     pictures: Mapping[str, int]
     """How many: `train`, `val`, `test`."""
     report: EvalReport
@@ -78,11 +77,11 @@ class Measured:
     """Top-1 accuracy over the runs of the same recipe with other seeds; None where there are none."""
 
 
-def write_run_card(run: Path, model: FineGrainedModel, test: FineGrainedDataset | None) -> bool:
+def write_run_card(run: Run, model: FineGrainedModel, test: FineGrainedDataset | None) -> bool:
     """Write the card of the model in a run directory, and the picture with its heat maps.
 
     Args:
-        run: a finished run directory.
+        run: is finished.
         model: the model in it.
         test: the test pictures that the run was evaluated on, with their evaluation transform; None
             writes a card without pictures.
@@ -96,7 +95,7 @@ def write_run_card(run: Path, model: FineGrainedModel, test: FineGrainedDataset 
         EvaluationError: if its evaluation is missing or the pictures do not fit the model.
         DataError: if a picture cannot be read.
     """
-    folder = run / "model"
+    folder = run.model_folder
     if is_edited(folder):
         return False
     measured = measured_run(run)
@@ -106,7 +105,9 @@ def write_run_card(run: Path, model: FineGrainedModel, test: FineGrainedDataset 
     report = measured.report
     names = [relative_path(sample.path, test.root) for sample in test.samples]
     if names != [prediction.path for prediction in report.predictions]:
-        raise CardError(f"{run}: was not evaluated on the test pictures of {test.root}; evaluate it again")
+        raise CardError(
+            f"{run.folder}: was not evaluated on the test pictures of {test.root}; evaluate it again"
+        )
     shown = example_indices(report)
     classes = [report.predictions[index].predicted for index in shown]
     write_atomic(folder / PICTURE_FILE, heat_map_picture(model, test, shown, classes))
@@ -178,31 +179,21 @@ def render_card(config: ModelConfig, measured: Measured | None = None, cases: Se
     )
 
 
-def measured_run(run: Path) -> Measured:
+def measured_run(run: Run) -> Measured:
     """What a finished run tells of its model, and the runs beside it that differ in the seed only.
 
     Raises:
         RunError: if it is no run directory, or is not finished.
         EvaluationError: if its evaluation is missing or damaged.
     """
-    config = RunConfig.read(run)
-    try:
-        results = json.loads((run / RESULTS).read_text("utf-8"))
-        chosen = results["selected"]
-        epoch, protocol = int(results[chosen]["epoch"]), str(results["protocol"])
-        pictures = {part: int(results["pictures"][part]) for part in ("train", "val", "test")}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{run}: the run is not finished ({RESULTS} cannot be read: {error!r}); continue it with "
-            "ggam train --resume"
-        ) from error
-    report = EvalReport.read(run / "evaluation" / chosen)
+    config, results = run.read_config(), run.read_results()
+    report = EvalReport.read(run.evaluation(results.selected))
     return Measured(
-        data=config.data.resolve().name,
-        recipe=_portable(config.recipe.to_flat()),
-        protocol=protocol,
-        epoch=epoch,
-        pictures=pictures,
+        data=Path(config["data"]).name,
+        recipe=_portable(config),
+        protocol=results.protocol,
+        epoch=results.chosen["epoch"],
+        pictures=results.pictures,
         report=report,
         seeds=_over_seeds(run, config, report.top1),
     )
@@ -286,10 +277,10 @@ def _eval_results(measured: Measured) -> list[EvalResult]:
     ]
 
 
-def _portable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat recipe without what says where on a machine something lay, and how that machine was used."""
-    local = {"cache", "workers"}
-    values = {key: value for key, value in recipe.items() if key not in local and value is not None}
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's recipe without what says where on a machine something lay, and how that machine was used."""
+    local = {"data", "version", "cache", "workers"}
+    values = {key: value for key, value in config.items() if key not in local and value is not None}
     return values | ({"weights": Path(values["weights"]).name} if "weights" in values else {})
 
 
@@ -297,24 +288,21 @@ def _recipe_text(recipe: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).strip()
 
 
-def _over_seeds(run: Path, config: RunConfig, top1: float) -> Summary | None:
+def _over_seeds(run: Run, config: Mapping[str, Any], top1: float) -> Summary | None:
     """Top-1 accuracy of this run and of those beside it with the same recipe and other seeds."""
-    found = {config.recipe.machine.seed: top1}
-    for file in sorted(run.resolve().parent.glob(f"*/{RESULTS}")):
+    found = {config["seed"]: top1}
+    for folder in sorted(run.folder.resolve().parent.iterdir()):
         try:
-            other = RunConfig.read(file.parent)
-            results = json.loads(file.read_text("utf-8"))
-            accuracy = float(results[results["selected"]]["top1"])
-        except (RunError, OSError, KeyError, TypeError, ValueError):
+            other, results = Run(folder).read_config(), Run(folder).read_results()
+        except RunError:
             continue  # not a finished run; says nothing
-        if other.data.resolve() == config.data.resolve() and _but_seed(other) == _but_seed(config):
-            found.setdefault(other.recipe.machine.seed, accuracy)
+        if _but_seed(other) == _but_seed(config):
+            found.setdefault(other["seed"], results.chosen["top1"])
     return summarize(list(found.values())) if len(found) > 1 else None
 
 
-def _but_seed(config: RunConfig) -> dict[str, Any]:
-    machine = replace(config.recipe.machine, seed=0)
-    return _portable(replace(config.recipe, machine=machine).to_flat())
+def _but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return _portable(config) | {"data": config["data"], "seed": None}
 
 
 def _ordered(report: EvalReport) -> list[ClassScore]:

@@ -15,14 +15,12 @@ from ggam.backbones.build import eval_mode
 from ggam.data.transforms import ImageTransform
 from ggam.deploy.file_card import FileCard
 from ggam.equations.gradcam import gradcam_map
-from ggam.methods.base import FineGrainedModel
-from ggam.runs.model_folder import CONFIG_FILE, load_model
+from ggam.methods.base import PREDICTED, FineGrainedModel
+from ggam.runs.run import Run, open_model
 from ggam.system.devices import DeviceError, default_device
 
 Maps = Literal["none", "top", "any"]
 """Which heat maps a model gives: none, the predicted class's only, or any class's."""
-PREDICTED = -1
-"""In a list of classes to explain: the class that the model predicts."""
 
 
 class PredictorError(ValueError):
@@ -131,17 +129,12 @@ class Inference(nn.Module):
 
         Below zero, a class is the predicted one.
         """
-        features = self.model.backbone(images)
         if not self.maps:
-            return self._with_probabilities(self.model.classify(features).logits)
-        if classes is not None:
-            predicted = self.model.classify(features).logits.argmax(dim=1)
-            classes = torch.where(classes < 0, predicted, classes)
-        output, weights = self.model.gradcam(features, classes, at="attended")
-        return (*self._with_probabilities(output.logits), gradcam_map(output.attended, weights))
-
-    def _with_probabilities(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return logits, (logits / self.model.config.temperature).softmax(dim=1)
+            logits = self.model(images).logits
+            return logits, self.model.config.probabilities(logits)
+        output, _, weights = self.model.gradcam(images, classes)
+        probabilities = self.model.config.probabilities(output.logits)
+        return output.logits, probabilities, gradcam_map(output.attended, weights)
 
 
 class TorchPredictor(Predictor):
@@ -236,7 +229,8 @@ def open_predictor(source: Path | str, *, device: str = "auto", threads: int | N
             process; None leaves it alone.
 
     Raises:
-        PredictorError: if it is none of these, or an ONNX file cannot be run.
+        PredictorError: if an ONNX file cannot be run.
+        RunError: if it is none of these, or a run that is not finished.
         CardError: if an ONNX file is not one of ours, or of a newer version.
         CheckpointError: if a model folder is missing or damaged.
         DeviceError: if the device is not there.
@@ -246,39 +240,16 @@ def open_predictor(source: Path | str, *, device: str = "auto", threads: int | N
         return OnnxPredictor(path, device=device, threads=threads)
     if threads is not None:
         torch.set_num_threads(threads)
-    model, accuracy = open_model(source)
-    return TorchPredictor(model, device=default_device(device), accuracy=accuracy)
+    model, run = open_model(source)
+    return TorchPredictor(model, device=default_device(device), accuracy=accuracy_of(run))
 
 
-def open_model(source: Path | str) -> tuple[FineGrainedModel, dict[str, Any] | None]:
-    """The model of a run directory or model folder, and what the run measured on its test pictures.
-
-    Raises:
-        PredictorError: if the folder is a run that is not finished, or neither.
-        CheckpointError: if a model folder is missing or damaged.
-    """
-    path = Path(source)
-    if not path.is_dir() or (path / CONFIG_FILE).is_file():
-        return load_model(source), None
-    if not (path / "model").is_dir():
-        unfinished = (path / "config.yaml").is_file()
-        what = (
-            "the run is not finished; continue it with ggam train --resume"
-            if unfinished
-            else f"expected a run directory, or a model folder with {CONFIG_FILE}"
-        )
-        raise PredictorError(f"{path}: holds no trained model; {what}")
-    return load_model(path / "model"), _accuracy(path / "results.json")
-
-
-def _accuracy(results: Path) -> dict[str, Any] | None:
-    """What a run measured with the epoch that it chose; None where the file does not say."""
-    try:
-        found = json.loads(results.read_text("utf-8"))
-        chosen = found[found["selected"]]
-        return {"top1": float(chosen["top1"]), "pictures": int(chosen["pictures"])}
-    except (OSError, KeyError, TypeError, ValueError):
+def accuracy_of(run: Run | None) -> dict[str, Any] | None:
+    """What a run measured of its model, as a predictor's description has it; None without a run."""
+    if run is None:
         return None
+    chosen = run.read_results().chosen
+    return {"top1": chosen["top1"], "pictures": chosen["pictures"]}
 
 
 def _open_session(file: Path, device: str, threads: int | None) -> Any:

@@ -2,13 +2,13 @@
 
 import base64
 import io
-import math
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
+from scipy import stats
 
 from ggam._version import __version__
 from ggam.system.files import write_atomic
@@ -16,7 +16,6 @@ from ggam.system.files import write_atomic
 PICTURE_BYTES = 20_000
 """The most that one picture adds to a page, before base64."""
 _QUALITIES = (85, 75, 62, 48, 32)
-_NORMAL_95 = 1.959964
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
@@ -67,10 +66,9 @@ def interval(share: float, count: int) -> str:
 
     Wilson's score interval: how far chance in the choice of the pictures alone may have moved it.
     """
-    z = _NORMAL_95**2
-    middle = (share + z / (2 * count)) / (1 + z / count)
-    spread = _NORMAL_95 / (1 + z / count) * math.sqrt(share * (1 - share) / count + z / (4 * count**2))
-    low, high = 100 * max(0, middle - spread), 100 * min(1, middle + spread)
+    low, high = (
+        100 * end for end in stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
+    )
     return f"{low:.1f}\N{WORD JOINER}–\N{WORD JOINER}{high:.1f}\N{NO-BREAK SPACE}%"
 
 

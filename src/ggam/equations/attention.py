@@ -23,7 +23,7 @@ class Attention(NamedTuple):
     """S (B, C), sums to 1 over C."""
     spatial: Tensor
     """T (B, 1, H, W), sums to 1 over H×W (not with the sigmoid norm)."""
-    features: Tensor
+    attended: Tensor
     """D (B, C, H, W), what the classifier pools."""
 
 

@@ -72,25 +72,27 @@ def gradcam_map(features: Tensor, weights: Tensor) -> Tensor:
         return torch.einsum("bchw,bc->bhw", features.to(weights.dtype), weights).relu()
 
 
-def checked_classes(classes: Tensor, count: int, num_classes: int) -> Tensor:
+def checked_classes(classes: Tensor, count: int, num_classes: int, *, lowest: int = 0) -> Tensor:
     """The classes to explain as int64, once they are known to fit.
 
     Args:
         classes: k for each image.
         count: B, the images.
         num_classes: K.
+        lowest: the smallest number that is allowed.
 
     Raises:
-        ValueError: if they are not B integers from 0 to K - 1.
+        ValueError: if they are not B integers from `lowest` to K - 1.
     """
     if classes.shape != (count,) or classes.dtype not in _INTEGERS:
         raise ValueError(
             f"classes of shape {tuple(classes.shape)} and type {classes.dtype}: "
             f"expected {count} integers, one per image"
         )
-    if count and (int(classes.min()) < 0 or int(classes.max()) >= num_classes):
+    if count and (int(classes.min()) < lowest or int(classes.max()) >= num_classes):
         raise ValueError(
-            f"classes from {int(classes.min())} to {int(classes.max())}: expected 0 to {num_classes - 1}"
+            f"classes from {int(classes.min())} to {int(classes.max())}: "
+            f"expected {lowest} to {num_classes - 1}"
         )
     return classes.long()
 

@@ -42,9 +42,9 @@ class Prediction(NamedTuple):
     predicted: int
     """The class with the largest logit, the first of several."""
     probability: float
-    """Softmax probability of the predicted class."""
+    """Of the predicted class, calibrated."""
     label_probability: float
-    """Softmax probability of the label."""
+    """Of the label, calibrated."""
     rank: int
     """The label's place among the classes, from 1; 1 is a right answer."""
 
@@ -74,18 +74,18 @@ class EvalReport:
     Attributes:
         class_names: K names, in the order of the labels.
         predictions: one for each picture, in the order of the data set.
-        loss: mean cross-entropy in nats.
+        loss: mean cross-entropy of the logits as trained, in nats.
         maps: the Grad-CAM heat maps of the predicted classes (N, H, W), if they were asked for.
-        temperature: the model's; None where it was not recorded.
-        calibrated_ece: the calibration error of the probabilities at that temperature.
+        temperature: what the logits were divided by for the probabilities.
+        uncalibrated_ece: the calibration error of the logits as trained.
     """
 
     class_names: tuple[str, ...]
     predictions: tuple[Prediction, ...]
     loss: float
     maps: np.ndarray | None = field(default=None, compare=False, repr=False)
-    temperature: float | None = field(default=None, kw_only=True)
-    calibrated_ece: float | None = field(default=None, kw_only=True)
+    temperature: float = field(default=1.0, kw_only=True)
+    uncalibrated_ece: float = field(kw_only=True)
 
     @property
     def top1(self) -> float:
@@ -105,7 +105,7 @@ class EvalReport:
 
     @property
     def ece(self) -> float:
-        """The calibration error of the softmax of the logits as they are, see `calibration_error`."""
+        """The calibration error of the probabilities, see `calibration_error`."""
         sure = np.array([p.probability for p in self.predictions])
         return calibration_error(sure, np.array([p.rank == 1 for p in self.predictions]))
 
@@ -135,7 +135,7 @@ class EvalReport:
 
     def summary(self) -> dict[str, float | int]:
         """The metrics in one flat mapping, for JSON."""
-        values: dict[str, float | int] = {
+        return {
             "top1": self.top1,
             "top5": self.top5,
             "macro": self.macro,
@@ -143,10 +143,9 @@ class EvalReport:
             "pictures": len(self.predictions),
             "classes": len(self.class_names),
             "ece": self.ece,
+            "ece_uncalibrated": self.uncalibrated_ece,
+            "temperature": self.temperature,
         }
-        if self.temperature is not None and self.calibrated_ece is not None:
-            values |= {"temperature": self.temperature, "ece_calibrated": self.calibrated_ece}
-        return values
 
     def write(self, directory: Path | str) -> None:
         """Write `metrics.json`, three CSV files and `confusion.png`, and `maps.npy` if there are maps."""
@@ -185,8 +184,8 @@ class EvalReport:
                 class_names=tuple(row["name"] for row in classes),
                 predictions=tuple(_prediction(row) for row in predictions),
                 loss=float(metrics["loss"]),
-                temperature=metrics.get("temperature"),
-                calibrated_ece=metrics.get("ece_calibrated"),
+                temperature=float(metrics["temperature"]),
+                uncalibrated_ece=float(metrics["ece_uncalibrated"]),
                 maps=np.load(maps) if maps.exists() else None,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -198,16 +197,16 @@ class EvalReport:
         return sum(p.rank <= places for p in self.predictions) / len(self.predictions)
 
 
-def predictions_from(logits: Tensor, labels: Tensor, paths: Sequence[str]) -> tuple[list[Prediction], Tensor]:
-    """The predictions of a batch, and each picture's cross-entropy.
+def predictions_from(
+    logits: Tensor, labels: Tensor, paths: Sequence[str], *, temperature: float
+) -> list[Prediction]:
+    """The predictions of a batch.
 
     Args:
         logits: y (B, K).
         labels: (B,).
         paths: B names.
-
-    Returns:
-        B predictions, and the losses (B,) in nats, float64.
+        temperature: what the logits are divided by for the probabilities.
 
     Raises:
         EvaluationError: if a logit is NaN or infinite: such a model would seem right now and then.
@@ -219,16 +218,17 @@ def predictions_from(logits: Tensor, labels: Tensor, paths: Sequence[str]) -> tu
             f"{paths[broken[0]]}: the model's logits are not finite; its weights are damaged or its "
             "training diverged"
         )
-    log_probabilities = logits.log_softmax(dim=1)
+    probabilities = (logits / temperature).softmax(dim=1)
     predicted = logits.argmax(dim=1)
     own = logits.gather(1, labels[:, None])
     earlier = torch.arange(logits.shape[1]) < labels[:, None]
     ranks = 1 + ((logits > own) | ((logits == own) & earlier)).sum(dim=1)
-    label_logs = log_probabilities.gather(1, labels[:, None]).squeeze(1)
-    best_logs = log_probabilities.gather(1, predicted[:, None]).squeeze(1)
-    columns = (labels, predicted, best_logs.exp(), label_logs.exp(), ranks)
+    own_share, best_share = (
+        probabilities.gather(1, chosen[:, None]).squeeze(1) for chosen in (labels, predicted)
+    )
+    columns = (labels, predicted, best_share, own_share, ranks)
     rows = zip(paths, *(column.tolist() for column in columns), strict=True)
-    return [Prediction(*row) for row in rows], -label_logs
+    return [Prediction(*row) for row in rows]
 
 
 def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:

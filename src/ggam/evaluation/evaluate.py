@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -56,15 +57,15 @@ def evaluate(
     losses: list[Tensor] = []
     heat: list[np.ndarray] = []
     temperature = model.config.temperature
-    calibrated: list[np.ndarray] = []
+    uncalibrated: list[Tensor] = []
     names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
     for logits, labels, batch_maps in _batches(model, in_one_line(loader), precision, maps):
         start = len(predictions)
-        found, loss = predictions_from(logits, labels, names[start : start + len(labels)])
-        predictions += found
-        losses.append(loss)
-        sure = (logits.cpu().double() / temperature).softmax(dim=1).max(dim=1).values
-        calibrated.append(sure.numpy())
+        some = names[start : start + len(labels)]
+        predictions += predictions_from(logits, labels, some, temperature=temperature)
+        logits = logits.cpu().double()
+        losses.append(F.cross_entropy(logits, labels, reduction="none"))
+        uncalibrated.append(logits.softmax(dim=1).max(dim=1).values)
         if batch_maps is not None:
             heat.append(batch_maps.float().cpu().numpy())
         if on_batch is not None:
@@ -74,8 +75,8 @@ def evaluate(
         predictions=tuple(predictions),
         loss=torch.cat(losses).mean().item(),
         temperature=temperature,
-        calibrated_ece=calibration_error(
-            np.concatenate(calibrated), np.array([p.rank == 1 for p in predictions])
+        uncalibrated_ece=calibration_error(
+            torch.cat(uncalibrated).numpy(), np.array([p.rank == 1 for p in predictions])
         ),
         maps=np.concatenate(heat) if maps else None,
     )

@@ -1,7 +1,5 @@
 """What was measured of heat maps: means, intervals, what says nothing, and files for a page to draw on."""
 
-import csv
-import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ggam.data.records import FineGrainedDataset
+from ggam.drawing.tables import to_csv
 from ggam.evaluation.accuracy import EvaluationError, Prediction
-from ggam.evaluation.estimates import METRICS, Estimate, estimate, reading
+from ggam.evaluation.estimates import Estimate, estimate, reading
+from ggam.evaluation.metrics import METRICS
 from ggam.explanations.explanation import MAP_TITLES
-from ggam.methods.base import FineGrainedModel
 from ggam.system.files import replacing, write_atomic
 
 SUMMARY_FILE = "explanations.json"
@@ -38,31 +36,6 @@ class Settings:
     """Pictures that were perturbed."""
     with_road: bool
     seed: int
-
-    @classmethod
-    def of(
-        cls,
-        model: FineGrainedModel,
-        dataset: FineGrainedDataset,
-        *,
-        pictures: int,
-        perturbed: int,
-        with_road: bool,
-        seed: int,
-    ) -> "Settings":
-        """The settings of a measurement of this model on this data set."""
-        config = model.config
-        return cls(
-            data=dataset.root.resolve().name,
-            split=dataset.split,
-            method=config.method,
-            backbone=config.backbone,
-            image_size=config.image_size,
-            pictures=pictures,
-            perturbed=perturbed,
-            with_road=with_road,
-            seed=seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +77,7 @@ class ExplanationReport:
         return {
             metric: estimate(
                 {kind: values[metric] for kind, values in self.values.items()},
-                higher=METRICS[metric].higher,
+                higher=METRICS[metric].higher_is_better,
                 seed=self.settings.seed,
             )
             for metric in self.metrics
@@ -158,7 +131,7 @@ class ExplanationReport:
         """
         table = [["metric", *self.values] if brief else ["metric", "pictures", *self.values, "reading"]]
         for metric, estimates in self.estimates().items():
-            named = f"{METRICS[metric].name} {'↑' if METRICS[metric].higher else '↓'}"
+            named = METRICS[metric].directed
             means = [f"{100 * one.mean:.1f}{_star(one)}" for one in estimates.values()]
             if brief:
                 table.append([named, *means])
@@ -221,17 +194,16 @@ class ExplanationReport:
 
     def _pictures(self) -> str:
         """A row for each picture and kind; nothing where there is nothing to measure."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         columns = ["empty", *self.metrics]
-        writer.writerow(["path", "label", "predicted", "probability", "rival", "agreement", "kind", *columns])
-        for row, (prediction, rival) in enumerate(zip(self.predictions, self.rivals, strict=True)):
-            agreement = np.nan if self.agreement is None else self.agreement[row]
+        rows = []
+        for number, (prediction, rival) in enumerate(zip(self.predictions, self.rivals, strict=True)):
+            agreement = np.nan if self.agreement is None else self.agreement[number]
             known = [prediction.path, prediction.label, prediction.predicted]
             known += [_cell(prediction.probability), rival, _cell(agreement)]
             for kind, values in self.values.items():
-                writer.writerow([*known, kind, *(_cell(values[column][row]) for column in columns)])
-        return text.getvalue()
+                rows.append([*known, kind, *(_cell(values[column][number]) for column in columns)])
+        header = ["path", "label", "predicted", "probability", "rival", "agreement", "kind", *columns]
+        return to_csv(header, rows)
 
 
 def refuse_others(directory: Path, settings: Settings) -> None:

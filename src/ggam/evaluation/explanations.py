@@ -12,6 +12,7 @@ from ggam.data.loaders import eval_loader
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvaluationError, Prediction, predictions_from
 from ggam.evaluation.agreement import STAGES, channel_agreement, randomized, rank_correlation
+from ggam.evaluation.annotations import GRID, Annotations, discriminative_pairs
 from ggam.evaluation.estimates import CONTROLS
 from ggam.evaluation.evaluate import Precision, check_fits, in_one_line, relative_path
 from ggam.evaluation.explanation_report import ExplanationReport, Settings
@@ -27,8 +28,7 @@ from ggam.evaluation.faithfulness import (
 )
 from ggam.evaluation.heat import centre_map, peak
 from ggam.evaluation.localization import LocalScores, local_scores
-from ggam.evaluation.targets import GRID, Targets, telling_pairs
-from ggam.explanations.explanation import available_maps, explain, map_kinds, weights_at_features
+from ggam.explanations.explanation import available_maps, explain_maps, weights_at_features
 from ggam.methods.base import FineGrainedModel
 
 PERTURBED = 32
@@ -131,8 +131,16 @@ def planned(
     if with_road:
         require_road()
     count = max(1, round(fraction * len(dataset)))
-    return Settings.of(
-        model, dataset, pictures=count, perturbed=min(perturbed, count), with_road=with_road, seed=seed
+    return Settings(
+        data=dataset.root.resolve().name,
+        split=dataset.split,
+        method=model.config.method,
+        backbone=model.config.backbone,
+        image_size=model.config.image_size,
+        pictures=count,
+        perturbed=min(perturbed, count),
+        with_road=with_road,
+        seed=seed,
     )
 
 
@@ -188,25 +196,25 @@ def _look(passes: _Passes, dataset: FineGrainedDataset) -> _Seen:
     agreement = np.full(len(dataset), np.nan)
     local: dict[str, LocalScores] = {}
     maps: dict[str, np.ndarray] = {}
-    pairs = telling_pairs(dataset)
+    pairs = discriminative_pairs(dataset)
     for images, labels in passes.images(dataset):
         rows = range(len(predictions), len(predictions) + len(labels))
         with passes.autocast(images):
-            explanation = explain(passes.model, images)
-            found = map_kinds(passes.model, explanation, passes.kinds)
+            explanation, found = explain_maps(passes.model, images, kinds=passes.kinds)
         some = [names[row] for row in rows]
-        predictions += predictions_from(explanation.logits, labels, some)[0]
+        temperature = passes.model.config.temperature
+        predictions += predictions_from(explanation.logits, labels, some, temperature=temperature)
         rival = _rivals(explanation.logits.cpu(), labels)
         rivals += rival.tolist()
-        if explanation.attention is not None:
-            agreement[rows] = channel_agreement(
-                explanation.attention.channel, weights_at_features(passes.model, explanation)
-            )
-        targets = Targets.of(dataset, rows)
-        told = None if pairs is None else pairs[labels, rival]
+        if (channel := explanation.shown.get("channel")) is not None:
+            with passes.autocast(images):
+                _, weights = weights_at_features(passes.model, images, explanation.classes)
+            agreement[rows] = channel_agreement(channel, weights)
+        known = Annotations.of(dataset, rows)
+        apart = None if pairs is None else pairs[labels, rival]
         for kind, heat in passes.with_controls(found, some).items():
             heat = heat.float().cpu()
-            scores = local_scores(heat, targets, told)
+            scores = local_scores(heat, known, apart)
             if kind not in local:
                 local[kind] = scores.blank(len(dataset))
             local[kind].put(rows.start, scores)
@@ -248,8 +256,7 @@ def _perturb(
     done = 0
     for images, labels in passes.images(dataset):
         with passes.autocast(images):
-            explanation = explain(passes.model, images)
-            maps = map_kinds(passes.model, explanation, passes.kinds)
+            explanation, maps = explain_maps(passes.model, images, kinds=passes.kinds)
         passes.count(len(labels))
         some = names[done : done + len(labels)]
         done += len(labels)
@@ -287,7 +294,7 @@ def _after_forgetting(
     own = {kind: heat.float().cpu().flatten(1).numpy() for kind, heat in maps.items()}
     for stage, model in randomized(passes.model, images[:1], seed=passes.seed):
         with passes.autocast(images):
-            others = map_kinds(model, explain(model, images, classes), passes.kinds)
+            _, others = explain_maps(model, images, classes, kinds=passes.kinds)
         for kind, heat in others.items():
             flat = heat.float().cpu().flatten(1).numpy()
             alike = rank_correlation(own[kind], flat)

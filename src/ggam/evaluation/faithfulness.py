@@ -1,6 +1,6 @@
 """Does the model depend on what a heat map points at? Pictures are perturbed by their maps, and asked again.
 
-All scores are the softmax probability of the explained class, from 0 to 1. Pictures are normalised, so
+All scores are the calibrated probability of the explained class, from 0 to 1. Pictures are normalised, so
 that 0 is the mean colour that the model subtracts. Cells that tie in a map are taken in one random
 order, the same for every picture: a map that is flat in places must not gain or lose by where its ties lie.
 """
@@ -56,7 +56,7 @@ def probability_of(model: FineGrainedModel, precision: str = "fp32") -> Score:
         autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
         with torch.inference_mode(), autocast, eval_mode(model):
             logits = model(images).logits
-        return logits.softmax(dim=1).gather(1, classes[:, None]).squeeze(1)
+        return model.config.probabilities(logits).gather(1, classes[:, None]).squeeze(1)
 
     return score
 

@@ -146,7 +146,7 @@ def visible_parts(sample: Sample, frame: Frame, count: int) -> Tensor:
     return torch.where(inside, points, torch.nan)
 
 
-def telling_parts(sample: Sample, frame: Frame, indices: Sequence[int]) -> Tensor:
+def discriminative_points(sample: Sample, frame: Frame, indices: Sequence[int]) -> Tensor:
     """Those of a sample's parts `indices` that are visible in the crop: (P, 2), pixels of the picture."""
     points = visible_parts(sample, frame, len(sample.parts))
     chosen = points[[i for i in indices if i < len(points)]]

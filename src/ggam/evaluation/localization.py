@@ -4,7 +4,7 @@ The measures themselves are in `heat` (peaks, shares, ranks) and `overlap` (boxe
 here they are taken over a data set, beside a control that always looks at the middle of the picture.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvaluationError
-from ggam.evaluation.evaluate import Precision, evaluate
+from ggam.evaluation.annotations import ALPHA, GRID, Annotations
 from ggam.evaluation.heat import (
     centre_map,
     discs,
@@ -26,8 +26,6 @@ from ggam.evaluation.heat import (
     resample,
 )
 from ggam.evaluation.overlap import FIXED_THRESHOLD, Overlaps, mask_iou, max_box_acc, max_box_acc_v2, overlaps
-from ggam.evaluation.targets import ALPHA, GRID, Targets
-from ggam.methods.base import FineGrainedModel
 
 NEAR = 15 / 500
 """The tolerance of the pointing game: its source grants 15 pixels on pictures about 500 long."""
@@ -113,39 +111,6 @@ class LocalScores(NamedTuple):
         return {key: values for key, values in found.items() if not np.isnan(values).all()}
 
 
-def localize(
-    model: FineGrainedModel,
-    dataset: FineGrainedDataset,
-    *,
-    alpha: float = ALPHA,
-    batch_size: int = 64,
-    workers: int = 0,
-    device: torch.device | str | None = None,
-    precision: Precision = "fp32",
-    on_batch: Callable[[int, int], None] | None = None,
-) -> LocalizationReport:
-    """Score where the model's Grad-CAM maps of the predicted classes peak.
-
-    The arguments are those of `ggam.evaluation.evaluate.evaluate`, whose maps (`maps=True`) can be
-    given to `localize_maps` instead, where the predictions are wanted too.
-
-    Raises:
-        ValueError: as `evaluate` and `localize_maps`.
-    """
-    report = evaluate(
-        model,
-        dataset,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-        maps=True,
-        on_batch=on_batch,
-    )
-    assert report.maps is not None
-    return localize_maps(torch.from_numpy(report.maps), dataset, alpha=alpha)
-
-
 def localize_maps(maps: Tensor, dataset: FineGrainedDataset, *, alpha: float = ALPHA) -> LocalizationReport:
     """Score where heat maps peak, against the data set's masks, boxes and discriminative parts.
 
@@ -161,9 +126,9 @@ def localize_maps(maps: Tensor, dataset: FineGrainedDataset, *, alpha: float = A
     centre = centre_map(GRID)
     own: list[Mapping[str, np.ndarray]] = []
     control: list[Mapping[str, np.ndarray]] = []
-    for targets, some in _chunks(maps, dataset, alpha):
-        own.append(peak_scores(some, targets))
-        control.append(peak_scores(centre, targets))
+    for known, some in _chunks(maps, dataset, alpha):
+        own.append(peak_scores(some, known))
+        control.append(peak_scores(centre, known))
 
     def rate(scores: list[Mapping[str, np.ndarray]], key: str) -> tuple[int, float | None]:
         values = np.concatenate([one[key] for one in scores])
@@ -206,13 +171,13 @@ def localization_metrics(maps: Tensor | np.ndarray, dataset: FineGrainedDataset)
     centre = centre_map(GRID)
     found: dict[str, LocalScores] = {}
     start = 0
-    for targets, some in _chunks(maps, dataset, ALPHA):
+    for known, some in _chunks(maps, dataset, ALPHA):
         for prefix, heat in (("", some), ("centre_", centre)):
-            scores = local_scores(heat, targets)
+            scores = local_scores(heat, known)
             if prefix not in found:
                 found[prefix] = scores.blank(len(dataset))
             found[prefix].put(start, scores)
-        start += len(targets)
+        start += len(known)
     means = {
         f"{prefix}{key}": float(np.nanmean(values))
         for prefix, scores in found.items()
@@ -221,53 +186,53 @@ def localization_metrics(maps: Tensor | np.ndarray, dataset: FineGrainedDataset)
     return {**means, "empty": float(_empty(maps).float().mean())}
 
 
-def local_scores(maps: Tensor, targets: Targets, pairs: Tensor | None = None) -> LocalScores:
+def local_scores(maps: Tensor, known: Annotations, pairs: Tensor | None = None) -> LocalScores:
     """Measure where the heat of a batch of maps lies.
 
     Args:
         maps: (N, H, W), or (1, H, W) for the same map on all pictures, of the crops.
-        targets: what is known of the N pictures.
+        known: what is known of the N pictures.
         pairs: the parts by which each picture's class is told from the one it is most taken for (N, P),
             bool; none where they are not known.
     """
     heat = resample(maps.cpu(), GRID)
-    every = heat.expand(len(targets), -1, -1)
-    ranks = percentiles(every, targets.parts)
-    visible = targets.parts.isfinite().all(dim=2)
+    every = heat.expand(len(known), -1, -1)
+    ranks = percentiles(every, known.parts)
+    visible = known.parts.isfinite().all(dim=2)
     values = {
-        **peak_scores(maps.cpu(), targets),
-        "energy": heat_share(every, targets.coverage).numpy(),
-        "part_energy": _part_energy(every, targets, targets.telling & visible),
+        **peak_scores(maps.cpu(), known),
+        "energy": heat_share(every, known.coverage).numpy(),
+        "part_energy": _part_energy(every, known, known.discriminative & visible),
         "part_percentile": ranks.nanmean(dim=1).numpy(),
     }
     if pairs is not None:
-        values["pair_energy"] = _part_energy(every, targets, pairs & visible)
-    cut = overlaps(heat, targets.boxes, targets.coverage, targets.masked)
+        values["pair_energy"] = _part_energy(every, known, pairs & visible)
+    cut = overlaps(heat, known.boxes, known.coverage, known.masked)
     return LocalScores(values, ranks.numpy(), cut)
 
 
-def peak_scores(maps: Tensor, targets: Targets) -> dict[str, np.ndarray]:
+def peak_scores(maps: Tensor, known: Annotations) -> dict[str, np.ndarray]:
     """Whether each map's hottest point is on or near the object, and on a part: (N,), 0 or 1, NaN if unknown.
 
     Args:
         maps: (N, H, W), or (1, H, W) for the same map on all pictures.
-        targets: what is known of the N pictures.
+        known: what is known of the N pictures.
     """
-    peaks = peak(maps).expand(len(targets), -1)
-    on, near = (np.full(len(targets), np.nan) for _ in range(2))
+    peaks = peak(maps).expand(len(known), -1)
+    on, near = (np.full(len(known), np.nan) for _ in range(2))
     # No map can point at an object that the crop leaves out.
-    seen = (targets.coverage.nan_to_num() > 0).flatten(1).any(dim=1).tolist()
-    for row, (target, frame) in enumerate(zip(targets.objects, targets.frames, strict=True)):
-        if target is not None and seen[row]:
+    seen = (known.coverage.nan_to_num() > 0).flatten(1).any(dim=1).tolist()
+    for row, (thing, frame) in enumerate(zip(known.objects, known.frames, strict=True)):
+        if thing is not None and seen[row]:
             point = frame.to_picture(peaks[row])[None]
-            on[row] = pointing_game(point, [target]).item()
-            near[row] = pointing_game(point, [target], NEAR * max(frame.width, frame.height)).item()
-    visible = targets.parts.isfinite().all(dim=2) & targets.radii.isfinite()[:, None]
+            on[row] = pointing_game(point, [thing]).item()
+            near[row] = pointing_game(point, [thing], NEAR * max(frame.width, frame.height)).item()
+    visible = known.parts.isfinite().all(dim=2) & known.radii.isfinite()[:, None]
     return {
         "on_object": on,
         "near_object": near,
-        "on_any_part": _hits(peaks, targets, visible),
-        "on_part": _hits(peaks, targets, visible & targets.telling),
+        "on_any_part": _hits(peaks, known, visible),
+        "on_part": _hits(peaks, known, visible & known.discriminative),
     }
 
 
@@ -276,19 +241,19 @@ def _empty(maps: Tensor) -> Tensor:
     return peak(maps).isnan().any(dim=1)
 
 
-def _hits(peaks: Tensor, targets: Targets, chosen: Tensor) -> np.ndarray:
+def _hits(peaks: Tensor, known: Annotations, chosen: Tensor) -> np.ndarray:
     """Whether the peaks are on one of the chosen parts; NaN where none is chosen."""
-    parts = torch.where(chosen[:, :, None], targets.parts, torch.nan)
-    hits = part_hit(peaks, parts, targets.radii)
+    parts = torch.where(chosen[:, :, None], known.parts, torch.nan)
+    hits = part_hit(peaks, parts, known.radii)
     return torch.where(chosen.any(dim=1), hits.double(), torch.nan).numpy()
 
 
-def _part_energy(heat: Tensor, targets: Targets, chosen: Tensor) -> np.ndarray:
+def _part_energy(heat: Tensor, known: Annotations, chosen: Tensor) -> np.ndarray:
     """The share of the heat within the radius of a chosen part; NaN where none is chosen."""
-    return heat_share(heat, discs(targets.parts, chosen, targets.radii, GRID)).numpy()
+    return heat_share(heat, discs(known.parts, chosen, known.radii, GRID)).numpy()
 
 
-def _chunks(maps: Tensor, dataset: FineGrainedDataset, alpha: float) -> Iterator[tuple[Targets, Tensor]]:
+def _chunks(maps: Tensor, dataset: FineGrainedDataset, alpha: float) -> Iterator[tuple[Annotations, Tensor]]:
     """What is known of the pictures and their maps, some at a time."""
     if maps.ndim != 3 or len(maps) != len(dataset) or dataset.transform is None:
         raise EvaluationError(
@@ -297,4 +262,4 @@ def _chunks(maps: Tensor, dataset: FineGrainedDataset, alpha: float) -> Iterator
         )
     for start in range(0, len(dataset), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(dataset)))
-        yield Targets.of(dataset, rows, alpha=alpha), maps[start : start + _CHUNK]
+        yield Annotations.of(dataset, rows, alpha=alpha), maps[start : start + _CHUNK]

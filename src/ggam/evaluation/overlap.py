@@ -9,8 +9,10 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from ggam.evaluation.heat import scaled
 
@@ -57,13 +59,13 @@ def overlaps(heat: Tensor, boxes: Tensor, coverage: Tensor, masked: Tensor) -> O
     size = heat.shape[1]
     known = ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).numpy()
     truth = ((coverage >= 0.5) & masked[:, None, None]).numpy()
-    targets = boxes.numpy() * size
+    true_boxes = (boxes * size).double().numpy()
     cuts = ((cut, _components(cut)) for cut in map(_cut, heat))
     if len(heat) == 1:
         cuts = repeat(next(cuts), len(boxes))
     for row, (cut, found) in enumerate(cuts):
         if known[row]:
-            largest[row], best[row] = _box_overlaps(found, targets[row])
+            largest[row], best[row] = _box_overlaps(found, true_boxes[row])
         if truth[row].any():
             both = (cut & truth[row]).sum(axis=(1, 2))
             mask[row] = both / (cut | truth[row]).sum(axis=(1, 2))
@@ -132,20 +134,12 @@ def _components(cut: np.ndarray) -> _Components:
     return _Components(threshold, area, np.array(boxes, dtype=np.float64).reshape(-1, 4))
 
 
-def _box_overlaps(found: _Components, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _box_overlaps(found: _Components, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """IoU with the box of the largest component and with the best box, at each threshold (T,) (T,)."""
-    ious = box_iou(found.boxes, target)
+    ious = box_iou(torch.from_numpy(found.boxes), torch.from_numpy(box[None]))[:, 0].numpy()
     largest, best = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
     np.maximum.at(best, found.threshold, ious)
     # Of several values for one place the last stays: the largest area, the first of equal ones.
     order = np.lexsort((-np.arange(len(ious)), found.area))
     largest[found.threshold[order]] = ious[order]
     return largest, best
-
-
-def box_iou(boxes: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (N, 4) with one (4,): left, top, right, bottom in any unit."""
-    low, high = np.maximum(boxes[:, :2], target[:2]), np.minimum(boxes[:, 2:], target[2:])
-    both = (high - low).clip(min=0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (target[2:] - target[:2]).prod()
-    return both / (areas - both)

@@ -73,7 +73,8 @@ def explain_module(
         maps = [gradcam_map(features, beta) for beta in betas]
     shown = shown.to(device)
     logits = widen(logits.detach())
-    return Explanation(logits, shown, stacked_like(shown, maps), stacked_like(shown, betas), features, None)
+    maps, betas = stacked_like(shown, maps), stacked_like(shown, betas)
+    return Explanation(logits, shown, maps, betas, features, features, {})
 
 
 class _Tap:

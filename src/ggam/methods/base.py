@@ -1,67 +1,61 @@
-"""What every compared system has in common: its output, its loss, its classifier and its contract.
+"""The contract of all methods: one way from picture to answer, named losses, and stages of training.
 
-A method is one file with one class, and one line in `METHODS`. The plain kind (`baseline.py`, `ggam.py`)
-implements `head`, from the feature map to the output, and, if it is trained by more than cross-entropy,
-`training_loss`. One that changes the backbone (`senet.py`, `cbam.py`) does so in its constructor, and
-takes what it added out of `pretrained_parameters`. All further modules are made in the constructor too:
-more classifiers, copies of the backbone, anything that learns.
+A method is one file with one class, and one line in `METHODS`. It always implements `head`, which is
+everything between the backbone's maps and the answer: attention, classifiers, crops of the images that
+go through `features` again. What it needs beyond that it overrides:
 
-How each further system of Table 2 would be written (none of them is here yet):
+* `losses`, if it is trained by more than cross-entropy: named terms, whose sum is minimised. Their names are
+  the columns of `metrics.csv` and the curves of the report.
+* `earlier_maps`, if it reads more of the backbone than its last map.
+* `parameter_groups`, if its parameters learn at rates of their own.
+* `stages`, if not everything learns all the time. What a stage does not name rests: its weights,
+  its momentum and its running statistics stay as they are, bit for bit.
+* `prepare`, if something starts from the training pictures.
+* `closed_form`, if β can be had without autograd: then the heat map goes into exported files. It
+  belongs to the `head` of the same class, and a subclass with another `head` does not inherit it.
+* `map_titles` and `map_kinds`, if its `Output.maps` hold maps that are shown beside Grad-CAM.
 
-* DFL (bank of patch detectors): `head` adds a 1×1 convolution on A with global max pooling and two side
-  classifiers, and returns the sum of the three logits; `training_loss` adds up their three
-  cross-entropies. Its detectors start from features of training pictures, and nothing shows a method
-  pictures before the first step: they are an option, a file made beforehand.
-* ACNet (tree of attention branches): `head` holds the tree and returns the log of the leaves' mixed
-  probabilities as logits; `training_loss` adds the leaves' own cross-entropies.
-* MA-CNN (part attention from groups of channels): `head` holds the grouping and the part classifiers,
-  `training_loss` adds the terms that pull a part's map together and the parts apart. It alternates
-  between grouping and classifying: `training_loss` reads `self.epoch`, and multiplies what rests by 0.
-* DCL (destruction and construction): `training_loss` shuffles the patches of `images`, runs both
-  batches, and adds the losses of «shuffled or not» and of the patches' places. `head` is plain.
-* RA-CNN (recurrent zoom), NTS (navigator, teacher, scrutinizer), TASN (attention-driven sampling):
-  further passes on crops. `forward` proposes regions from A, crops or resamples `images`, calls
-  `self.backbone` (or a copy) again, and returns the joint logits with the first pass's A. Grad-CAM goes
-  through `head`, and so explains the first pass's own logits. `training_loss` adds the ranking or
-  distillation terms; RA-CNN's alternation reads `self.epoch`.
-
-In all of them `LossTerms.total` is the sum that is minimised, `classification` the cross-entropy of the
-logits that `forward` returns, and `guidance` the rest. Every parameter takes part in every total, by a
-factor of 0 if need be: DDP waits for its gradient.
+Its options are a frozen dataclass in the same file. They reach the command line, recipes and studies as
+`--NAME.option` through `METHODS`.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ggam.backbones.build import Backbone
+from ggam.backbones.build import Backbone, Features
 from ggam.data.transforms import ImageTransform
-from ggam.equations.attention import Attention
 from ggam.equations.gradcam import gradcam_weights
-from ggam.equations.guidance import LossTerms
 from ggam.equations.precision import autocast_off, widen
 
 Place = Literal["features", "attended"]
 """Where Grad-CAM differentiates: at A, or at D behind the attention."""
+PREDICTED = -1
+"""In place of a class to explain: the one that the model predicts."""
+GRADCAM_FEATURES = "Grad-CAM before the attention"
+"""The title of the kind of map `gradcam-features`."""
 
 
 class Output(NamedTuple):
     """What a model returns for a batch of images."""
 
     logits: Tensor
-    """y (B, K), before softmax."""
+    """y (B, K), before softmax: the answer of the whole method, all its passes included."""
     features: Tensor
-    """A (B, C, H, W), the feature map of the backbone."""
-    attention: Attention | None
-    """S, T and D, for methods that have them."""
+    """A (B, C, H, W), the backbone's last map of the whole picture."""
+    attended: Tensor
+    """D (B, C, H, W), the map that Grad-CAM explains, in the graph of `logits`; A where nothing attends."""
+    maps: dict[str, Tensor]
+    """What else the method can show, by name: channel weights (B, C), maps (B, 1, H, W), boxes (B, n, 4)."""
 
-    @property
-    def attended(self) -> Tensor:
-        """D (B, C, H, W), the feature map that is pooled and classified; A where there is no attention."""
-        return self.features if self.attention is None else self.attention.features
+    def detach(self) -> "Output":
+        """The same values, without their graph."""
+        maps = {name: shown.detach() for name, shown in self.maps.items()}
+        return Output(self.logits.detach(), self.features.detach(), self.attended.detach(), maps)
 
 
 @dataclass(frozen=True)
@@ -82,6 +76,10 @@ class ModelConfig:
     temperature: float = 1.0
     """What the logits are divided by to make their softmax as sure as the model is right."""
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (B, K) → the probabilities (B, K) that every answer states: softmax(y / temperature)."""
+        return (logits / self.temperature).softmax(dim=1)
+
     def transform(self, *, augment: bool = False) -> ImageTransform:
         """What makes an input of a picture: the crop and normalisation that the model was made for."""
         return ImageTransform(self.image_size, self.mean, self.std, augment)
@@ -91,60 +89,55 @@ class ModelConfig:
         return asdict(self)
 
 
-class Classifier(nn.Sequential):
-    """pool(D) (B, C) → y (B, K): BatchNorm, Linear(C, 512), BatchNorm, ELU, Linear(512, K).
+class ParameterGroup(NamedTuple):
+    """Parameters that learn at one rate."""
 
-    The paper says «several fully connected layers»; this is the authors' choice. The first BatchNorm
-    matters: D is as small as 1/(HW) of A, and a bare Linear would have to grow as much.
-    """
+    name: str
+    """Of the column of its rate in `metrics.csv`: "" gives `lr`, "backbone" gives `backbone_lr`."""
+    parameters: Sequence[nn.Parameter]
+    pretrained: bool = False
+    """Whether they learn at the recipe's rate for the backbone, or at that for what is new."""
+    factor: float = 1.0
+    """What that rate is multiplied by."""
+    decay: bool = True
+    """Whether weight decay applies."""
 
-    def __init__(self, channels: int, num_classes: int, hidden: int = 512) -> None:
-        super().__init__(
-            nn.BatchNorm1d(channels),
-            nn.Linear(channels, hidden),
-            nn.BatchNorm1d(hidden),
-            nn.ELU(),
-            nn.Linear(hidden, num_classes),
-        )
 
-    def logit_gradient(self, pooled: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The logits, and the gradient of each image's y_k at its pooled vector, without autograd.
+class Stage(NamedTuple):
+    """A part of the training: how long it is, and what learns in it."""
 
-        Holds in eval mode, where BatchNorm is a fixed scale and shift.
-
-        Args:
-            pooled: pool(D) (B, C).
-            classes: k for each image (B,), None for the predicted class.
-
-        Returns:
-            y (B, K) and w (B, C).
-        """
-        norm_in, linear_in, norm_hidden, _, linear_out = self
-        assert isinstance(norm_in, nn.BatchNorm1d) and isinstance(norm_hidden, nn.BatchNorm1d)
-        assert isinstance(linear_in, nn.Linear) and isinstance(linear_out, nn.Linear)
-        hidden = norm_hidden(linear_in(norm_in(pooled)))
-        logits = linear_out(F.elu(hidden))
-        chosen = logits.argmax(dim=1) if classes is None else classes
-        elu_slope = torch.where(hidden > 0, torch.ones_like(hidden), hidden.exp())
-        d_hidden = linear_out.weight[chosen] * elu_slope * _scale(norm_hidden)
-        return logits, (d_hidden @ linear_in.weight) * _scale(norm_in)
+    share: float = 1.0
+    """Its share of the epochs, relative to those of the other stages."""
+    learns: tuple[str, ...] = ("",)
+    """The modules that learn, by name; "" is the whole model. Everything else rests."""
+    frozen_statistics: tuple[str, ...] = ()
+    """Modules that learn but stay in eval mode: their BatchNorm and dropout are those of evaluation."""
 
 
 class FineGrainedModel(nn.Module):
-    """A backbone, a head, and a way to train them: the contract of all methods.
+    """A backbone, a head, and a way to train them.
 
     Args:
-        backbone: images → A.
+        backbone: images → maps.
         config: how the model was made.
         options: the method's own options, an instance of `Options`.
 
     Attributes:
         Options: the dataclass of the method's options.
+        source: the paper that the method comes from; "" for the plain network.
+        earlier_maps: further maps that the method reads: a name, and how many stages before the last one.
+        map_titles: the kinds of heat map that the method may have beside Grad-CAM, and what people call
+            them. A kind is a name in `Output.maps`, of a map (B, 1, H, W) or of channel weights (B, C);
+            or `gradcam-features`, Grad-CAM at A, where that is not what is explained anyway.
         epoch: the epoch being trained, from 0; set by the training loop.
-        diagnostics: scalars of the last `training_loss`, detached, for the training log.
+        stage: the index of the stage being trained; set by the training loop.
+        diagnostics: scalars of the last `losses` that are logged but not minimised, detached.
     """
 
     Options: ClassVar[type[Any]]
+    source: ClassVar[str] = ""
+    earlier_maps: ClassVar[Mapping[str, int]] = {}
+    map_titles: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, backbone: Backbone, config: ModelConfig, options: Any) -> None:
         super().__init__()
@@ -152,7 +145,17 @@ class FineGrainedModel(nn.Module):
         self.config = config
         self.options = options
         self.epoch = 0
+        self.stage = 0
         self.diagnostics: dict[str, Tensor] = {}
+        self._precision: tuple[bool, torch.dtype] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep the one way: `forward` is nobody's to override, and a closed form stays with its `head`."""
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__:
+            raise TypeError(f"{cls.__name__}: forward is the same for all methods; implement head()")
+        if "head" in cls.__dict__ and "closed_form" not in cls.__dict__:
+            cls.closed_form = FineGrainedModel.closed_form
 
     @property
     def num_classes(self) -> int:
@@ -160,61 +163,132 @@ class FineGrainedModel(nn.Module):
         return len(self.config.class_names)
 
     @property
-    def closed_form(self) -> bool:
-        """Whether β needs no autograd in eval mode, so that the heat map can be exported."""
-        return type(self)._gradcam is not FineGrainedModel._gradcam
+    def has_closed_form(self) -> bool:
+        """Whether the class that defines `head` declares how to compute β without autograd."""
+        return type(self).closed_form is not FineGrainedModel.closed_form
 
+    @property
+    def map_kinds(self) -> tuple[str, ...]:
+        """Which kinds of `map_titles` this model has, in the order in which they are shown."""
+        return ()
+
+    @final
     def forward(self, images: Tensor) -> Output:
-        """Images (B, 3, h, w), normalised → logits, features and attention.
+        """Images (B, 3, h, w), normalised → the answer; the only way to logits.
 
         Only the backbone runs in half precision under autocast: the head is small, and its gradient
         is what Grad-CAM reads.
         """
-        return self.classify(self.backbone(images))
+        return self.answer(self.features(images), images)
 
-    def classify(self, features: Tensor) -> Output:
-        """A (B, C, H, W), in any precision → the output of `head` in float32."""
-        with autocast_off(features):
-            return self.head(widen(features))
+    def features(self, images: Tensor) -> Features:
+        """Images (B, 3, h, w) → the backbone's maps by name, A as "last", in the run's precision.
 
-    def head(self, features: Tensor) -> Output:
-        """A (B, C, H, W) → logits, features and attention; all that lies between A and y."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement head()")
+        A head may pass crops or other views through it as well, in the same precision.
+        """
+        if self._precision is None:
+            return self.backbone(images)
+        enabled, dtype = self._precision
+        with torch.autocast(images.device.type, dtype=dtype, enabled=enabled):
+            return {name: widen(features) for name, features in self.backbone(images).items()}
 
-    def training_loss(self, images: Tensor, targets: Tensor) -> LossTerms:
-        """The loss of one batch: images (B, 3, h, w), labels (B,). Here: mean cross-entropy."""
-        output = self(images)
-        self.diagnostics = {"accuracy": accuracy(output.logits, targets)}
-        classification = F.cross_entropy(output.logits, targets)
-        return LossTerms(classification, classification, torch.zeros_like(classification))
+    @final
+    def answer(self, features: Features, images: Tensor) -> Output:
+        """The second half of `forward`: `head` in float32, from maps in any precision."""
+        device = images.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.head({name: widen(found) for name, found in features.items()}, images)
+        before, self._precision = self._precision, (True, torch.get_autocast_dtype(device))
+        try:
+            with autocast_off(images):
+                return self.head({name: widen(found) for name, found in features.items()}, images)
+        finally:
+            self._precision = before
 
-    def gradcam(
-        self, features: Tensor, classes: Tensor | None = None, *, at: Place = "features"
-    ) -> tuple[Output, Tensor]:
-        """The output of the head, and β (B, C) of Eq. (4), whatever the gradient mode around it.
+    def head(self, features: Features, images: Tensor) -> Output:
+        """Everything between the backbone's maps and the answer, further passes included.
 
         Args:
-            features: A (B, C, H, W), in any precision.
-            classes: k for each image (B,), int64; None for the predicted class.
-            at: where y_k is differentiated: at A, through the attention, or behind it at `Output.attended`.
+            features: "last" is A (B, C, H, W); the others are those of `earlier_maps`.
+            images: (B, 3, h, w), what the maps were made from.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement head()")
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of the loss of one batch, by name; their sum is minimised.
+
+        Here the mean cross-entropy. A term that is not to learn is left out.
+
+        Args:
+            images: (B, 3, h, w).
+            labels: (B,).
+        """
+        logits = self(images).logits
+        self.diagnostics = {"accuracy": accuracy(logits, labels)}
+        return {"classification": F.cross_entropy(logits, labels)}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All parameters, each in one group, by the rate they learn at: here the backbone and the rest."""
+        return new_and_pretrained(self, self.backbone.parameters())
+
+    def stages(self) -> Sequence[Stage]:
+        """The parts of the training, in their order; here one, in which everything learns."""
+        return (Stage(),)
+
+    def prepare(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Start from the training pictures: called once, before the first step of a new run.
+
+        It runs in eval mode, on every rank over all pictures, and must end in the same model on each.
+
+        Args:
+            batches: images (B, 3, h, w) and labels (B,) of the training part, as in evaluation, on the
+                model's device; read when they are iterated over.
+        """
+
+    def closed_form(self, output: Output, classes: Tensor, at: Place) -> Tensor | None:
+        """β (B, C) of Eq. (4) without autograd, in eval mode; None where it is not known.
+
+        Args:
+            output: of this model.
+            classes: k for each image (B,), int64.
+            at: where y_k is differentiated.
+        """
+        return None
+
+    def gradcam(
+        self, images: Tensor, classes: Tensor | None = None, *, at: Place = "attended"
+    ) -> tuple[Output, Tensor, Tensor]:
+        """The answer, and the Grad-CAM channel weights of it (Eq. 4), whatever the gradient mode around it.
+
+        In eval mode they come from the closed form where there is one; else the backbone's first pass
+        runs without recording, and y_k is differentiated through the head alone.
+
+        Args:
+            images: (B, 3, h, w), normalised.
+            classes: k for each image (B,), or M classes for each (B, M), int64, `PREDICTED` for the one
+                with the largest logit; None explains that one of each image.
+            at: where y_k is differentiated: behind the attention at D, or at A, through the attention.
 
         Returns:
-            The output, and β in float32 or wider; all detached.
+            The output, the explained classes, and β (B, C) or (B, M, C) in float32 or wider; all detached.
         """
-        with autocast_off(features):
-            output, beta = self._gradcam(widen(features.detach()), classes, at)
-        attention = output.attention
-        if attention is not None:
-            attention = Attention(*(part.detach() for part in attention))
-        return Output(output.logits.detach(), output.features.detach(), attention), beta.detach()
-
-    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
-        """By autograd through the head, for every method; overridden where there is a closed form."""
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = features.clone().requires_grad_()
-            output = self.head(leaf)
-            place = leaf if at == "features" else output.attended
-            return output, gradcam_weights(output.logits, place, classes)
+        with torch.inference_mode(False), torch.no_grad():
+            images = images.clone() if images.is_inference() else images
+            features = self.features(images)
+            if self.has_closed_form and not self.training:
+                output = self.answer(features, images)
+                chosen = _explained(output.logits, classes)
+                weights = _each(chosen, lambda k: self.closed_form(output, k, at))
+                if weights is not None:
+                    return output, chosen, weights
+            with torch.enable_grad():
+                leaves = {name: widen(each.detach()).requires_grad_() for name, each in features.items()}
+                output = self.answer(leaves, images)
+                chosen = _explained(output.logits, classes)
+                place = output.features if at == "features" else output.attended
+                weights = _each(chosen, lambda k: gradcam_weights(output.logits, place, k))
+            assert weights is not None
+            return output.detach(), chosen, weights
 
     @classmethod
     def published_backbone(cls, name: str, options: Any) -> str:
@@ -226,17 +300,36 @@ class FineGrainedModel(nn.Module):
         """
         return name
 
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that start from pre-trained weights, and learn at the backbone's rate."""
-        return list(self.backbone.parameters())
+
+def new_and_pretrained(model: nn.Module, pretrained: Iterable[nn.Parameter]) -> list[ParameterGroup]:
+    """Two groups: what is new, and what starts from pre-trained weights and learns at the backbone's rate.
+
+    Args:
+        model: whose parameters are divided.
+        pretrained: those of them that start from pre-trained weights.
+    """
+    known = list(pretrained)
+    ids = {id(parameter) for parameter in known}
+    new = [parameter for parameter in model.parameters() if id(parameter) not in ids]
+    return [ParameterGroup("", new), ParameterGroup("backbone", known, pretrained=True)]
 
 
-def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+def _explained(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """The classes to explain, with the predicted ones filled in."""
+    predicted = logits.argmax(dim=1)
+    if classes is None:
+        return predicted
+    return torch.where(classes < 0, predicted if classes.ndim == 1 else predicted[:, None], classes)
+
+
+def _each(classes: Tensor, weights: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+    """β (B, C) of one class per image, or (B, M, C) of M; None where it is not known."""
+    if classes.ndim == 1:
+        return weights(classes)
+    found = [each for column in classes.unbind(1) if (each := weights(column)) is not None]
+    return torch.stack(found, dim=1) if found else None
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of images whose largest logit is that of the label, a scalar between 0 and 1."""
-    return (logits.detach().argmax(dim=1) == targets).float().mean()
-
-
-def _scale(norm: nn.BatchNorm1d) -> Tensor:
-    """What BatchNorm multiplies by in eval mode."""
-    assert norm.running_var is not None
-    return norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return (logits.detach().argmax(dim=1) == labels).float().mean()

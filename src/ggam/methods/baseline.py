@@ -1,12 +1,13 @@
-"""The plain network: the backbone, average pooling and the same classifier as every other method."""
+"""The plain network: the backbone, average pooling and the same classifier as every other one-pass method."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ggam.backbones.build import Backbone
+from ggam.backbones.build import LAST, Backbone, Features
 from ggam.equations.gradcam import closed_form_weights
-from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, Place
+from ggam.methods.base import FineGrainedModel, ModelConfig, Output, Place
+from ggam.methods.classifier import Classifier, logit_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +24,13 @@ class Baseline(FineGrainedModel):
         super().__init__(backbone, config, options)
         self.classifier = Classifier(backbone.channels, self.num_classes)
 
-    def head(self, features: Tensor) -> Output:
+    def head(self, features: Features, images: Tensor) -> Output:
         """A (B, C, H, W) → logits; no attention."""
-        return Output(self.classifier(features.mean(dim=(2, 3))), features, None)
+        last = features[LAST]
+        return Output(self.classifier(last.mean(dim=(2, 3))), last, last, {})
 
-    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
-        """In closed form in eval mode; by autograd where BatchNorm is training."""
-        if self.classifier.training:
-            return super()._gradcam(features, classes, at)
-        logits, gradient = self.classifier.logit_gradient(features.mean(dim=(2, 3)), classes)
-        return Output(logits, features, None), closed_form_weights(features, gradient, pool="average")
+    def closed_form(self, output: Output, classes: Tensor, at: Place) -> Tensor | None:
+        """β of an average-pooled map: the classifier's gradient, divided by H·W."""
+        attended = output.attended
+        gradient = logit_gradient(self.classifier, attended.mean(dim=(2, 3)), classes)
+        return None if gradient is None else closed_form_weights(attended, gradient, pool="average")

@@ -13,6 +13,8 @@ class CBAM(InsertedAttention):
     identity-safe, see `InsertedAttention`.
     """
 
+    source = "CBAM: Convolutional Block Attention Module (Woo et al., 2018)"
+
     @staticmethod
     def build_attention(channels: int) -> CbamModule:
         """The module of timm with r = 16 and a 7×7 spatial kernel, both gates open.

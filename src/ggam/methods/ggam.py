@@ -1,24 +1,32 @@
 """GGAM: channel-spatial attention, supervised by Grad-CAM (the paper's method, Fig. 1 and 2)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from torch import Tensor
 
-from ggam.backbones.build import Backbone
-from ggam.equations.attention import Attention, ChannelSpatialAttention, SpatialNorm
+from ggam.backbones.build import LAST, Backbone, Features
+from ggam.equations.attention import ChannelSpatialAttention, SpatialNorm
 from ggam.equations.gradcam import Pool, closed_form_weights, gradcam_map, gradcam_weights
 from ggam.equations.guidance import (
     Divergence,
     GGAMLoss,
-    LossTerms,
     Target,
     guidance_target,
     normalized_entropy,
     spatial_guidance,
 )
-from ggam.methods.base import Classifier, FineGrainedModel, ModelConfig, Output, Place, accuracy
+from ggam.methods.base import (
+    GRADCAM_FEATURES,
+    FineGrainedModel,
+    ModelConfig,
+    Output,
+    Place,
+    accuracy,
+)
+from ggam.methods.classifier import Classifier, logit_gradient
 
 Preset = Literal["default", "paper", "released"]
 
@@ -119,6 +127,12 @@ class GGAM(FineGrainedModel):
 
     Options = GGAMOptions
     options: GGAMOptions
+    map_titles: ClassVar[Mapping[str, str]] = {
+        "gradcam-features": GRADCAM_FEATURES,
+        "spatial": "Attention T",
+        "channel": "Channel attention S",
+    }
+    source = "Grad-CAM guided channel-spatial attention module for fine-grained visual classification (2021)"
 
     def __init__(self, backbone: Backbone, config: ModelConfig, options: GGAMOptions) -> None:
         super().__init__(backbone, config, options)
@@ -130,9 +144,6 @@ class GGAM(FineGrainedModel):
             spatial_norm=cast(SpatialNorm, options.spatial_norm),
             descriptor_norm=bool(options.descriptor_norm),
         )
-        # S is computed in any case, but nothing may train it: a row of Table 3 without channel
-        # attention and without guidance. DDP would wait for a gradient that never comes.
-        self.attention.requires_grad_(options.channel or options.guidance)
         self.classifier = Classifier(backbone.channels, self.num_classes)
         self.loss = GGAMLoss(
             cast(float, options.guidance_weight),
@@ -140,72 +151,70 @@ class GGAM(FineGrainedModel):
             divergence=cast(Divergence, options.divergence),
         )
 
-    def head(self, features: Tensor) -> Output:
-        """A (B, C, H, W) → logits and attention: y = classifier(pool(D))."""
-        attention = self.attention(features)
-        return Output(self.classifier(self._pool(attention.features)), features, attention)
+    @property
+    def map_kinds(self) -> tuple[str, ...]:
+        """The maps of the attention that reaches the classifier."""
+        channel, spatial = self.options.channel, self.options.spatial
+        there = {"gradcam-features": channel or spatial, "spatial": spatial, "channel": channel}
+        return tuple(kind for kind, reaches in there.items() if reaches)
 
-    def training_loss(self, images: Tensor, targets: Tensor) -> LossTerms:
-        """Eq. (6) for one batch: images (B, 3, h, w), labels (B,).
+    def head(self, features: Features, images: Tensor) -> Output:
+        """A (B, C, H, W) → logits and attention: y = classifier(pool(D))."""
+        last = features[LAST]
+        channel, spatial, attended = self.attention(last)
+        logits = self.classifier(self._pool(attended))
+        return Output(logits, last, attended, {"channel": channel, "spatial": spatial})
+
+    def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Eq. (6) for one batch, L_CE and λ L_GGAM: images (B, 3, h, w), labels (B,).
 
         In train mode BatchNorm in the classifier lets the images of a batch influence one another's
         β a little; the paper does not say otherwise, and it is left so.
         """
-        features = self.backbone(images)
-        if not features.requires_grad:  # a frozen backbone: Grad-CAM still differentiates at A
-            features = features.detach().requires_grad_()
-        output = self.classify(features)
-        attention = cast(Attention, output.attention)
+        features = self.features(images)
+        if not features[LAST].requires_grad:  # a backbone at rest: Grad-CAM still differentiates at A
+            features = features | {LAST: features[LAST].detach().requires_grad_()}
+        output = self.answer(features, images)
         at = output.features if self.options.gradient_at == "features" else output.attended
-        classes = targets if self.options.classes == "label" else None
-
-        beta = gradcam_weights(output.logits, at, classes)
-        guided = attention
+        beta = gradcam_weights(output.logits, at, labels if self.options.classes == "label" else None)
+        channel, spatial = output.maps["channel"], output.maps["spatial"]
         if self.options.guidance_reaches == "attention":
-            guided = self.attention(output.features.detach())
-        terms = self.loss(output.logits, targets, guided.channel, beta)
+            channel, spatial, _ = self.attention(output.features.detach())
+        terms = self.loss(output.logits, labels, channel, beta)
+        divergence = terms.guidance
         if self.options.guided == "both":
             heat = gradcam_map(output.features.detach(), beta)
-            of_space = spatial_guidance(guided.spatial, heat).mean()
-            terms = LossTerms(
-                terms.total + self.loss.weight * of_space, terms.classification, terms.guidance + of_space
-            )
-        if not self.options.guidance:
-            # β and the divergence are still measured, so that rows of Table 3 can be compared.
-            terms = LossTerms(terms.classification, terms.classification, terms.guidance.detach())
-        elif self.epoch < self.options.warmup:
-            # A zero instead of nothing: DDP waits for a gradient of every parameter.
-            terms = terms._replace(total=terms.classification + 0 * terms.guidance)
-
+            divergence = divergence + spatial_guidance(spatial, heat).mean()
+        # β and the divergence are measured in any case, so that rows of Table 3 can be compared.
         self.diagnostics = {
-            "accuracy": accuracy(output.logits, targets),
-            "channel_entropy": normalized_entropy(attention.channel.detach()).mean(),
+            "accuracy": accuracy(output.logits, labels),
+            "divergence": divergence.detach(),
+            "channel_entropy": normalized_entropy(output.maps["channel"].detach()).mean(),
             "target_entropy": normalized_entropy(guidance_target(beta, self.loss.target)).mean(),
         }
-        return terms
+        if not self.options.guidance or self.epoch < self.options.warmup:
+            return {"classification": terms.classification}
+        return {"classification": terms.classification, "guidance": self.loss.weight * divergence}
 
-    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
-        """In closed form in eval mode; by autograd where BatchNorm is training."""
-        if self.classifier.training:
-            return super()._gradcam(features, classes, at)
-        attention = self.attention(features)
-        logits, gradient = self.classifier.logit_gradient(self._pool(attention.features), classes)
-        output = Output(logits, features, attention)
+    def closed_form(self, output: Output, classes: Tensor, at: Place) -> Tensor | None:
+        """β at D, or at A through both attentions."""
         pool = cast(Pool, self.options.pool)
+        gradient = logit_gradient(self.classifier, self._pool(output.attended), classes)
+        if gradient is None:
+            return None
         if at == "attended":
-            return output, closed_form_weights(attention.features, gradient, pool=pool)
-        beta = closed_form_weights(
-            features,
+            return closed_form_weights(output.attended, gradient, pool=pool)
+        return closed_form_weights(
+            output.features,
             gradient,
             pool=pool,
-            channel=attention.channel if self.options.channel else None,
-            spatial=attention.spatial if self.options.spatial else None,
+            channel=output.maps["channel"] if self.options.channel else None,
+            spatial=output.maps["spatial"] if self.options.spatial else None,
             spatial_norm=self.attention.spatial_norm,
             reduce=self.attention.reduce.weight,
             expand=self.attention.expand.weight,
             descriptor_norm=self.attention.descriptor_norm,
         )
-        return output, beta
 
     def _pool(self, attended: Tensor) -> Tensor:
         """D (B, C, H, W) → (B, C)."""

@@ -10,10 +10,10 @@ Seen on Flowers-17 with SqueezeNet, 12 pictures a class, 5 epochs, one seed: pla
 scale 11.2 %. Where no norm stands before it, a module therefore sees its map through `UnitScale`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 from torchvision.models.squeezenet import Fire
 
-from ggam.backbones.build import Backbone
+from ggam.backbones.build import LAST, Backbone, Features
 from ggam.backbones.weights import BackboneError
-from ggam.methods.base import FineGrainedModel, ModelConfig, Output, Place
+from ggam.methods.base import GRADCAM_FEATURES, ModelConfig, Output, ParameterGroup, Place, new_and_pretrained
 from ggam.methods.baseline import Baseline, BaselineOptions
 
 Placement = Literal["blocks", "last"]
@@ -109,6 +109,7 @@ class InsertedAttention(Baseline):
 
     Options = InsertionOptions
     options: InsertionOptions
+    map_titles: ClassVar[Mapping[str, str]] = {"gradcam-features": GRADCAM_FEATURES}
 
     def __init__(self, backbone: Backbone, config: ModelConfig, options: InsertionOptions) -> None:
         super().__init__(backbone, config, options)
@@ -127,25 +128,27 @@ class InsertedAttention(Baseline):
         insert_attention(self.backbone, self.build_attention, self.config.backbone)
 
     @property
-    def closed_form(self) -> bool:
-        """Only where the head is that of the plain network."""
-        return self.options.placement == "blocks"
+    def map_kinds(self) -> tuple[str, ...]:
+        """Grad-CAM before the module too, where there is one after the backbone."""
+        return ("gradcam-features",) if self.options.placement == "last" else ()
 
-    def head(self, features: Tensor) -> Output:
+    def head(self, features: Features, images: Tensor) -> Output:
         """A (B, C, H, W) → logits: y = classifier(average(D)), where D is A with placement `blocks`."""
-        return Output(super().head(self.attention(features)).logits, features, None)
+        last = features[LAST]
+        attended = self.attention(last)
+        return Output(self.classifier(attended.mean(dim=(2, 3))), last, attended, {})
 
-    def _gradcam(self, features: Tensor, classes: Tensor | None, at: Place) -> tuple[Output, Tensor]:
-        """In closed form where the head is the plain network's; by autograd through a module."""
-        if self.closed_form:
-            return super()._gradcam(features, classes, at)
-        return FineGrainedModel._gradcam(self, features, classes, at)
+    def closed_form(self, output: Output, classes: Tensor, at: Place) -> Tensor | None:
+        """That of the plain network at D; at A only where nothing lies between the two."""
+        if at == "features" and self.options.placement == "last":
+            return None
+        return Baseline.closed_form(self, output, classes, at)
 
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """The backbone's, without those of the inserted modules."""
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The inserted modules learn at the rate of what is new, wherever they stand."""
         inserted = [m.attention for m in self.backbone.modules() if isinstance(m, Attended)]
         fresh = {id(parameter) for module in inserted for parameter in module.parameters()}
-        return [parameter for parameter in self.backbone.parameters() if id(parameter) not in fresh]
+        return new_and_pretrained(self, (p for p in self.backbone.parameters() if id(p) not in fresh))
 
 
 def insert_attention(
@@ -166,7 +169,7 @@ def insert_attention(
         what = "a module of your own" if name is None else f"backbone {name!r}"
         raise BackboneError(
             f"{what}: expected a ResNet or a stack like VGG, by name, to insert attention into its blocks; "
-            "use placement='last' (--placement last) for one module after any backbone"
+            "use placement='last' (--NAME.placement last) for one module after any backbone"
         )
     for place in places:
         layer, attention = getattr(place.parent, place.child), build_attention(place.channels)

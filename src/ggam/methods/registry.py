@@ -47,8 +47,7 @@ def create_model(
         stage: which feature map to use, see `ggam.backbones.build.create_backbone`.
         image_size: height and width of the images in pixels.
         class_names: K names, in the order of the labels; by default "0", "1", …
-        **options: the method's own, for `ggam` those of `ggam.methods.ggam.GGAMOptions`, for `senet`
-            and `cbam` those of `ggam.methods.insertion.InsertionOptions`.
+        **options: the method's own, the fields of its `Options`; `ggam methods NAME` lists them.
 
     Raises:
         ValueError: for an unknown method or option, or names that do not fit the number of classes.
@@ -66,7 +65,12 @@ def create_model(
     if isinstance(backbone, str) and pretrained and weights is None:
         backbone = chosen.published_backbone(backbone, method_options)
     built = create_backbone(
-        backbone, pretrained=pretrained, weights=weights, stage=stage, image_size=image_size
+        backbone,
+        pretrained=pretrained,
+        weights=weights,
+        stage=stage,
+        image_size=image_size,
+        earlier=chosen.earlier_maps,
     )
     config = ModelConfig(
         method=method,

@@ -22,6 +22,8 @@ class SENet(InsertedAttention):
       its last layer learns from the first step on, the one before it from the second.
     """
 
+    source = "Squeeze-and-Excitation Networks (Hu et al., 2018)"
+
     @classmethod
     def published_backbone(cls, name: str, options: InsertionOptions) -> str:
         """`seNAME`, where timm has pre-trained weights for it and SE goes into the blocks."""

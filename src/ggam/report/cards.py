@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from ggam.data.records import FineGrainedDataset
 from ggam.drawing.overlays import overlay
 from ggam.drawing.pages import data_uri
-from ggam.explanations.explanation import explain, map_kinds
+from ggam.explanations.explanation import explain_maps
 from ggam.methods.base import FineGrainedModel
 from ggam.report.panels import crop_of, default_maps
 
@@ -62,7 +62,7 @@ def maps_of(
     for start in range(0, len(indices), _BATCH):
         batch = indices[start : start + _BATCH]
         images = torch.stack([dataset[index][0] for index in batch])
-        stacks = map_kinds(model, explain(model, images), default_maps(model))
+        _, stacks = explain_maps(model, images, kinds=default_maps(model))
         for row, index in enumerate(batch):
             found[index] = {kind: stack[row].float().cpu().numpy() for kind, stack in stacks.items()}
     return found

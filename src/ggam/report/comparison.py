@@ -12,7 +12,7 @@ from ggam.data.records import FineGrainedDataset
 from ggam.drawing.pages import data_uri, interval, percent, write_page
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import check_fits
-from ggam.evaluation.frames import Frame, telling_parts
+from ggam.evaluation.frames import Frame, discriminative_points
 from ggam.evaluation.heat import peak
 from ggam.evaluation.localization import LocalizationReport
 from ggam.explanations.explanation import MAP_TITLES
@@ -36,6 +36,23 @@ class ComparisonEntry:
     localization: LocalizationReport
     seconds: float | None = None
     """How long it trained."""
+
+
+def rings_of(dataset: FineGrainedDataset, index: int, alpha: float) -> tuple[tuple[float, float, float], ...]:
+    """The discriminative parts of a sample that are visible in its crop, as circles in fractions of it.
+
+    Args:
+        dataset: with its evaluation transform.
+        index: of the sample.
+        alpha: their radius, as a share of the longer side of the object's box; none are drawn without a box.
+    """
+    sample = dataset.samples[index]
+    if sample.box is None or dataset.transform is None:
+        return ()
+    frame = Frame.of(sample, dataset.transform)
+    points = frame.to_crop(discriminative_points(sample, frame, dataset.discriminative.get(sample.label, ())))
+    radius = alpha * max(sample.box.width, sample.box.height) / (frame.region.right - frame.region.left)
+    return tuple((x, y, radius) for x, y in points.tolist())
 
 
 @dataclass(frozen=True)
@@ -239,10 +256,10 @@ def _card(
 ) -> Card:
     sample = dataset.samples[index]
     name = dataset.class_names[sample.label]
-    telling = dataset.discriminative.get(sample.label, ())
-    note = _listed([dataset.part_names[part] for part in telling])
+    discriminative = dataset.discriminative.get(sample.label, ())
+    note = _listed([dataset.part_names[part] for part in discriminative])
     picture = picture_of(dataset, index)
-    rings = _rings(dataset, index, entries[0].localization.alpha)
+    rings = rings_of(dataset, index, entries[0].localization.alpha)
     tiles = [Tile(data_uri(marked(picture, Marks(rings))), f"Test picture of {name}", "picture")]
     for entry, found in zip(entries, maps, strict=True):
         prediction = entry.report.predictions[index]
@@ -253,7 +270,7 @@ def _card(
             tiles.append(replace(tile, **_answer(prediction, dataset)) if kind == "gradcam" else tile)
     right = sum(entry.report.predictions[index].rank == 1 for entry in entries)
     verdict = "right" if right == len(entries) else "wrong" if right == 0 else ""
-    return Card(name, f"told by its {note}" if note else "", verdict, tuple(tiles))
+    return Card(name, f"discriminative: {note}" if note else "", verdict, tuple(tiles))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -263,17 +280,6 @@ def _listed(names: Sequence[str]) -> str:
 def _answer(prediction: Prediction, dataset: FineGrainedDataset) -> dict[str, str]:
     said = f"{dataset.class_names[prediction.predicted]} {percent(prediction.probability)}"
     return {"says": said, "verdict": "right" if prediction.rank == 1 else "wrong"}
-
-
-def _rings(dataset: FineGrainedDataset, index: int, alpha: float) -> tuple[tuple[float, float, float], ...]:
-    """The telling parts of a sample that are visible in its crop, as circles in fractions of it."""
-    sample = dataset.samples[index]
-    if sample.box is None or dataset.transform is None:
-        return ()
-    frame = Frame.of(sample, dataset.transform)
-    points = frame.to_crop(telling_parts(sample, frame, dataset.discriminative.get(sample.label, ())))
-    radius = alpha * max(sample.box.width, sample.box.height) / (frame.region.right - frame.region.left)
-    return tuple((x, y, radius) for x, y in points.tolist())
 
 
 def _cross(heat: np.ndarray) -> tuple[float, float] | None:

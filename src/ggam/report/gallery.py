@@ -23,9 +23,9 @@ from ggam.data.transforms import ImageTransform
 from ggam.drawing.overlays import overlay
 from ggam.drawing.pages import percent
 from ggam.evaluation.accuracy import EvalReport, Prediction
+from ggam.evaluation.annotations import GRID, Annotations
 from ggam.evaluation.evaluate import in_one_line
 from ggam.evaluation.heat import heat_share, resample
-from ggam.evaluation.targets import GRID, Targets
 from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel
 from ggam.system.files import write_atomic
@@ -245,8 +245,8 @@ def _tiles(
         empty = (explanation.empty.cpu() * torch.tensor([1, 2])).sum(dim=1).tolist()
         shares = [-1] * len(some)
         if known:
-            targets = Targets.of(dataset, range(done, done + len(some)))
-            shares = _percentages(heat_share(resample(maps[:, 0], GRID), targets.coverage))
+            known = Annotations.of(dataset, range(done, done + len(some)))
+            shares = _percentages(heat_share(resample(maps[:, 0], GRID), known.coverage))
         done += len(some)
         pictures = thumbnails(images, dataset.transform, side)
         for shot, picture, heat, *facts in zip(some, pictures, maps.numpy(), shares, empty, strict=True):

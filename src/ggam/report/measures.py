@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ggam.evaluation.estimates import CONTROLS, FAITHFULNESS, FEWEST, METRICS, Estimate, reading
+from ggam.evaluation.estimates import CONTROLS, FEWEST, Estimate, reading
 from ggam.evaluation.explanation_report import ExplanationReport
+from ggam.evaluation.metrics import FAITHFULNESS, METRICS, Metric
 from ggam.explanations.explanation import MAP_TITLES
 
 _TITLES = {**MAP_TITLES, "random": "Random cells", "centre": "Centre blob"}
@@ -23,9 +24,7 @@ class Cell:
 class Row:
     """One metric of every kind of map."""
 
-    name: str
-    meaning: str
-    higher: bool
+    metric: Metric
     pictures: int
     cells: tuple[Cell, ...]
     reading: str
@@ -102,13 +101,13 @@ def _any_beats_centre(kinds: Mapping[str, Estimate]) -> bool:
 
 
 def _random_wins(metric: str, kinds: Mapping[str, Estimate]) -> bool:
-    sign = 1 if METRICS[metric].higher else -1
+    sign = 1 if METRICS[metric].higher_is_better else -1
     best = max(sign * one.mean for kind, one in kinds.items() if kind not in CONTROLS)
     return sign * kinds["random"].mean >= best
 
 
 def _listed(metrics: Sequence[str]) -> str:
-    return ", ".join(METRICS[metric].name for metric in metrics)
+    return ", ".join(METRICS[metric].title for metric in metrics)
 
 
 def _row(metric: str, kinds: dict[str, Estimate]) -> Row:
@@ -121,7 +120,7 @@ def _row(metric: str, kinds: dict[str, Estimate]) -> Row:
         for kind, one in kinds.items()
     )
     said = "" if _any_beats_centre(kinds) else reading(kinds)
-    return Row(*METRICS[metric], max(one.pictures for one in kinds.values()), cells, said)
+    return Row(METRICS[metric], max(one.pictures for one in kinds.values()), cells, said)
 
 
 def forgetting(report: ExplanationReport) -> list[list[str]]:

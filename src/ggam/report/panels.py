@@ -17,16 +17,10 @@ from torch import Tensor
 from ggam.data.layouts.folder import EXTENSIONS
 from ggam.data.records import DataError, FineGrainedDataset, Sample, reading
 from ggam.data.transforms import ImageTransform, decode_region, upright
-from ggam.drawing.overlays import TILE_INCHES, PanelFormat, panel, render
-from ggam.explanations.explanation import (
-    MAP_TITLES,
-    available_maps,
-    checked_kinds,
-    explain,
-    explain_features,
-    map_kinds,
-)
-from ggam.methods.base import FineGrainedModel
+from ggam.drawing.layout import PrintFormat, render
+from ggam.drawing.overlays import TILE_INCHES, panel
+from ggam.explanations.explanation import MAP_TITLES, available_maps, checked_kinds, explain_maps
+from ggam.methods.base import PREDICTED, FineGrainedModel
 from ggam.system.files import write_atomic
 
 EXPLANATIONS_FILE = "explanations.json"
@@ -74,7 +68,7 @@ class HeatMap(NamedTuple):
     """One of the heat maps of a picture."""
 
     kind: str
-    """One of `ggam.explanations.explanation.MAPS`."""
+    """One of `ggam.explanations.explanation.MAP_TITLES`."""
     class_name: str | None
     """The class that it speaks for; None for the attention, which is the same for all."""
     empty: bool
@@ -101,10 +95,10 @@ class PanelOptions:
     """
 
     maps: tuple[str, ...] | None = None
-    """Kinds of heat map, of `ggam.explanations.explanation.MAPS`; None takes `default_maps`."""
+    """Kinds of heat map, of `ggam.explanations.explanation.MAP_TITLES`; None takes `default_maps`."""
     classes: tuple[str, ...] = ()
     """Classes to explain beside the predicted one: why not these?"""
-    file_format: PanelFormat = "png"
+    file_format: PrintFormat = "png"
     dpi: int = 160
     """Pixels per inch; a picture in a panel is `TILE_INCHES` wide."""
 
@@ -166,7 +160,7 @@ def explain_files(
     plan = _plan(model, options or PanelOptions(), top)
     out_dir = Path(out_dir)
     files = FineGrainedDataset(
-        [Sample(path, 0) for path in _pictures(paths)],
+        [Sample(path, 0) for path in picture_files(paths)],
         model.config.class_names,
         root=Path(),
         layout="files",
@@ -193,9 +187,9 @@ def explain_files(
     return explained, failed
 
 
-def guesses_of(logits: Tensor, class_names: Sequence[str], top_k: int) -> tuple[Guess, ...]:
-    """The min(top_k, K) most probable classes of one picture's logits (K,), the most probable first."""
-    best = logits.float().softmax(dim=0).topk(min(top_k, len(class_names)))
+def guesses_of(probabilities: Tensor, class_names: Sequence[str], top_k: int) -> tuple[Guess, ...]:
+    """The min(top_k, K) most probable classes of a picture's probabilities (K,), the most probable first."""
+    best = probabilities.topk(min(top_k, len(class_names)))
     pairs = zip(best.indices, best.values, strict=True)
     return tuple(Guess(class_names[int(index)], float(probability)) for index, probability in pairs)
 
@@ -216,6 +210,15 @@ def class_index(name: str, class_names: Sequence[str]) -> int:
     raise ValueError(f"class {name!r} is none of the model's {len(class_names)} classes; {hint}")
 
 
+def picture_files(paths: Sequence[Path | str]) -> list[Path]:
+    """The given files, and those in the given folders; a folder without any stays, to be complained of."""
+    found = []
+    for path in map(Path, paths):
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        found += inside or [path]
+    return found
+
+
 class _Plan(NamedTuple):
     """What to draw of every picture."""
 
@@ -233,15 +236,6 @@ def _plan(model: FineGrainedModel, options: PanelOptions, top: int) -> _Plan:
     return _Plan(model, options, top, tuple(dict.fromkeys(kinds)), tuple(dict.fromkeys(asked)))
 
 
-def _pictures(paths: Sequence[Path | str]) -> list[Path]:
-    """The given files, and those in the given folders; a folder without any stays, to be complained of."""
-    found = []
-    for path in map(Path, paths):
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
-        found += inside or [path]
-    return found
-
-
 def _explain_batch(
     plan: _Plan, batch: FineGrainedDataset, targets: Sequence[Path]
 ) -> Iterator[FileExplanation | Failure]:
@@ -257,42 +251,37 @@ def _explain_batch(
         if position in failures:
             yield failures[position]
         else:
-            logits, maps = next(rows)
-            yield _write_explanation(plan, sample, logits, maps, targets[position])
+            probabilities, maps = next(rows)
+            yield _write_explanation(plan, sample, probabilities, maps, targets[position])
 
 
 def _heat(plan: _Plan, images: Tensor) -> tuple[Tensor, list[dict[HeatMap, np.ndarray]]]:
-    """Logits (B, K), and the maps (H, W) of each picture, in one pass through the backbone."""
-    first = explain(plan.model, images)
-    others = None
-    if plan.asked:
-        asked = torch.tensor(plan.asked).expand(len(images), -1)
-        others = explain_features(plan.model, first.features, asked)
+    """Probabilities (B, K), and the maps (H, W) of each picture, in one pass through the backbone."""
+    classes = torch.tensor([PREDICTED, *plan.asked]).expand(len(images), -1)
+    explanation, maps = explain_maps(plan.model, images, classes, kinds=plan.kinds)
     names, found = plan.model.config.class_names, [{} for _ in images]
-    for kind in plan.kinds:
-        for row, heat in enumerate(map_kinds(plan.model, first, [kind])[kind].float().cpu().numpy()):
-            name = names[int(first.classes[row])] if kind in _OF_A_CLASS else None
-            found[row][HeatMap.of(kind, name, heat)] = heat
-        if others is None or kind not in _OF_A_CLASS:
-            continue
-        for row, stack in enumerate(map_kinds(plan.model, others, [kind])[kind].float().cpu().numpy()):
-            for index, heat in zip(plan.asked, stack, strict=True):
-                if index != int(first.classes[row]):
-                    found[row][HeatMap.of(kind, names[index], heat)] = heat
-    return first.logits, found
+    for kind, stacks in maps.items():
+        for row, stack in enumerate(stacks.float().cpu().numpy()):
+            shown = dict(zip(explanation.classes[row].tolist(), stack, strict=True))
+            if kind not in _OF_A_CLASS:  # the same for every class
+                found[row][HeatMap.of(kind, None, stack[0])] = stack[0]
+                continue
+            for index, heat in shown.items():
+                found[row][HeatMap.of(kind, names[index], heat)] = heat
+    return plan.model.config.probabilities(explanation.logits), found
 
 
-def _guesses(plan: _Plan, logits: Tensor) -> tuple[Guess, ...]:
+def _guesses(plan: _Plan, probabilities: Tensor) -> tuple[Guess, ...]:
     """The most probable classes, and those asked for that are not among them."""
-    every = guesses_of(logits, plan.model.config.class_names, len(logits))
+    every = guesses_of(probabilities, plan.model.config.class_names, len(probabilities))
     asked = {plan.model.config.class_names[index] for index in plan.asked}
     return every[: plan.top] + tuple(guess for guess in every[plan.top :] if guess.name in asked)
 
 
 def _write_explanation(
-    plan: _Plan, sample: Sample, logits: Tensor, maps: dict[HeatMap, np.ndarray], target: Path
+    plan: _Plan, sample: Sample, probabilities: Tensor, maps: dict[HeatMap, np.ndarray], target: Path
 ) -> FileExplanation:
-    classes = _guesses(plan, logits)
+    classes = _guesses(plan, probabilities)
     drawn = panel(
         crop_of(sample, plan.model.config.transform(), round(TILE_INCHES * plan.options.dpi)),
         [(shown.title, heat) for shown, heat in maps.items()],

@@ -1,7 +1,5 @@
 """The report of a run directory: `report/index.html`, and its gallery beside it."""
 
-import csv
-import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from markupsafe import Markup
 
 from ggam.data.records import FineGrainedDataset
@@ -26,39 +23,33 @@ from ggam.report.cards import Card, Tile, heat_tile, maps_of, picture_of
 from ggam.report.gallery import LIMIT, Gallery, Seen, draw_gallery
 from ggam.report.measures import forgetting, measures
 from ggam.report.pairs import confused_pairs
+from ggam.runs.run import Results, Run
 from ggam.system.files import write_atomic
 
-REPORT_FILE = "report/index.html"
-_CHARTS: tuple[tuple[str, bool, dict[str, str]], ...] = (
-    ("Accuracy", True, {"training": "train_accuracy", "validation": "val_accuracy"}),
-    ("Cross-entropy", False, {"training": "train_classification", "validation": "val_loss"}),
-    ("Guidance loss, unweighted", False, {"training": "train_guidance"}),
-    (
-        "Entropy, 1 is uniform over the channels",
-        False,
-        {"attention S": "channel_entropy", "its Grad-CAM target": "target_entropy"},
-    ),
-    ("Learning rate", False, {"attention and classifier": "lr", "backbone": "backbone_lr"}),
-)
-"""Title, whether it is in percent, and the columns of metrics.csv by the name of their line."""
+_CHARTS: Mapping[str, Mapping[str, str]] = {
+    "Accuracy": {"training": "accuracy", "validation": "val_accuracy"},
+    "Cross-entropy": {"training": "classification", "validation": "val_loss"},
+}
+"""The charts that every method has: title → the columns of the run's epochs by the name of their line."""
+_NO_CURVE = {"epoch", "seconds", *(column for lines in _CHARTS.values() for column in lines.values())}
 _PACKAGES = ("ggam", "torch", "torchvision", "timm", "lightning")
 _LOADS = "This page and the folder beside it hold everything; nothing is loaded from elsewhere."
 
 
 class ReportError(ValueError):
-    """A run directory that cannot be reported."""
+    """A run that was evaluated on other pictures."""
 
 
 @dataclass(frozen=True)
 class _AccuracyRow:
     name: str
-    epoch: Any
+    epoch: float
     report: EvalReport
     selected: bool
 
 
 def write_report(
-    run: Path | str,
+    run: Run,
     model: FineGrainedModel,
     dataset: FineGrainedDataset,
     *,
@@ -73,8 +64,7 @@ def write_report(
     pictures in float32, on the device that the model is on.
 
     Args:
-        run: a run directory with `results.json` and `evaluation/`; `metrics.csv` and `config.yaml`
-            are shown where they are there.
+        run: is finished; its recipe and its epochs are shown where they are there.
         model: the model of the selected evaluation, which is explained.
         dataset: the test split with its evaluation transform, as it was evaluated.
         explanations: what was measured of this model's heat maps, for the tables.
@@ -86,18 +76,18 @@ def write_report(
         The page, `report/index.html`.
 
     Raises:
-        ReportError: if `results.json` is missing or damaged, or the evaluation is of other pictures.
+        RunError: if the run is not finished, or damaged.
+        ReportError: if the evaluation is of other pictures.
         EvaluationError: if the evaluation is missing, or the data set does not fit the model.
         DataError: if a picture cannot be read.
     """
-    run = Path(run)
     check_fits(model, dataset)
     values, report = _values(run, model, dataset, examples)
     values["measures"] = [] if explanations is None else measures(explanations)
     values["forgetting"] = [] if explanations is None else forgetting(explanations)
     values["measured"] = explanations
     gallery = Gallery.of(report)
-    page = run / REPORT_FILE
+    page = run.report_page
 
     def rendered(seen: Sequence[Seen]) -> str:
         return render_page("run.html", _LOADS, gallery=gallery, data=gallery.data(seen), **values)
@@ -112,26 +102,21 @@ def write_report(
 
 
 def _values(
-    run: Path, model: FineGrainedModel, dataset: FineGrainedDataset, examples: int
+    run: Run, model: FineGrainedModel, dataset: FineGrainedDataset, examples: int
 ) -> tuple[dict[str, Any], EvalReport]:
     """What the page shows beside the gallery, and the selected evaluation."""
-    results = _results(run)
-    chosen = results["selected"]
-    reports = {
-        name: EvalReport.read(run / "evaluation" / name)
-        for name in ("last", "best")
-        if name == chosen or (run / "evaluation" / name).is_dir()
-    }
-    report = reports[chosen]
+    results = run.read_results()
+    reports = {name: EvalReport.read(run.evaluation(name)) for name in results.epochs}
+    report = reports[results.selected]
     _check_same(run, report, dataset)
-    history = _history(run / "metrics.csv")
-    best_epoch = results.get("best", {}).get("epoch")
+    history = [_numbers(row) for row in run.read_epochs()]
+    best_epoch = results.epochs.get("best", {}).get("epoch")
     wrong, right = _standing_out(report, examples)
     maps = maps_of(model, dataset, sorted({*wrong, *right}))
     return {
         "title": f"{model.config.method} on {dataset.root.resolve().name}",
         "lead": _lead(model, report, history),
-        "protocol": _sentence(results.get("protocol", "")),
+        "protocol": _sentence(results.protocol),
         "accuracy": _accuracy_rows(results, reports),
         "calibration": _calibration(report),
         "charts": _charts(history, best_epoch),
@@ -144,40 +129,22 @@ def _values(
         "right": [_case_card(report, dataset, maps, index) for index in right],
         "wrong_count": sum(p.rank > 1 for p in report.predictions),
         "right_count": sum(p.rank == 1 for p in report.predictions),
-        "settings": _settings(run / "config.yaml"),
+        "settings": _settings(run.read_config() if run.config_file.is_file() else {}),
         "versions": [("Python", platform.python_version()), *((name, version(name)) for name in _PACKAGES)],
     }, report
 
 
-def _results(run: Path) -> dict[str, Any]:
-    path = run / "results.json"
-    try:
-        results = json.loads(path.read_text("utf-8"))
-        if results["selected"] not in results or results["selected"] not in ("last", "best"):
-            raise ValueError(f"selected is {results['selected']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReportError(f"{path}: not the results of a finished training ({error})") from error
-    return results
-
-
-def _check_same(run: Path, report: EvalReport, dataset: FineGrainedDataset) -> None:
+def _check_same(run: Run, report: EvalReport, dataset: FineGrainedDataset) -> None:
     names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
     if names != [prediction.path for prediction in report.predictions]:
         raise ReportError(
-            f"{run}: was evaluated on {len(report.predictions)} pictures that are not the {len(names)} of "
-            f"{dataset.root}; give the data set it was evaluated on, or evaluate it again"
+            f"{run.folder}: was evaluated on {len(report.predictions)} pictures that are not the "
+            f"{len(names)} of {dataset.root}; give the data set it was evaluated on, or evaluate it again"
         )
 
 
-def _history(path: Path) -> list[dict[str, float]]:
-    """The finite numbers of each epoch; empty where there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [_numbers(row) for row in csv.DictReader(file)]
-
-
-def _numbers(row: Mapping[str, str | None]) -> dict[str, float]:
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    """What is a finite number in the row of an epoch."""
     numbers = {}
     for name, text in row.items():
         try:
@@ -194,14 +161,21 @@ def _sentence(text: str) -> str:
 
 
 def _charts(history: Sequence[Mapping[str, float]], best_epoch: float | None) -> list[Markup]:
+    """A chart of each group of columns; those of a method are grouped by the last word of their names."""
+    groups: dict[str, dict[str, str]] = {title: dict(lines) for title, lines in _CHARTS.items()}
+    for column in dict.fromkeys(name for row in history for name in row):
+        if column not in _NO_CURVE:
+            *first, last = column.split("_")
+            title = "Learning rate" if last == "lr" else last.capitalize()
+            groups.setdefault(title, {})[" ".join(first) or column] = column
     charts = []
-    for title, in_percent, columns in _CHARTS:
+    for title, columns in groups.items():
         series: dict[str, Series] = {
             name: [(row["epoch"], row[column]) for row in history if "epoch" in row and column in row]
             for name, column in columns.items()
         }
         if any(series.values()):
-            charts.append(line_chart(series, label=title, percent=in_percent, marked=best_epoch))
+            charts.append(line_chart(series, label=title, percent=title == "Accuracy", marked=best_epoch))
     return charts
 
 
@@ -220,26 +194,22 @@ def _lead(model: FineGrainedModel, report: EvalReport, history: Sequence[Mapping
     return f"{text} Trained for {epochs} in {spent}."
 
 
-def _accuracy_rows(results: Mapping[str, Any], reports: Mapping[str, EvalReport]) -> list[_AccuracyRow]:
+def _accuracy_rows(results: Results, reports: Mapping[str, EvalReport]) -> list[_AccuracyRow]:
     titles = {"last": "the last epoch", "best": "the best epoch on validation"}
     return [
-        _AccuracyRow(
-            titles[name], results.get(name, {}).get("epoch", "–"), report, name == results["selected"]
-        )
+        _AccuracyRow(titles[name], results.epochs[name]["epoch"], report, name == results.selected)
         for name, report in reports.items()
     ]
 
 
 def _calibration(report: EvalReport) -> str:
-    """How far probability and accuracy lie apart, in words; nothing where it was not recorded."""
-    if report.temperature is None or report.calibrated_ece is None:
-        return ""
+    """How far probability and accuracy lie apart, in words."""
     apart = f"Expected calibration error: {percent(report.ece)}"
     if report.temperature == 1:
-        return f"{apart} (15 bins; temperature 1)."
+        return f"{apart} (15 bins; not calibrated: temperature 1)."
     return (
-        f"{apart} as trained, {percent(report.calibrated_ece)} with the logits divided by the temperature "
-        f"{report.temperature:.2f} that was fitted on the validation part (15 bins)."
+        f"{apart}, with the logits divided by the temperature {report.temperature:.2f} that was fitted on "
+        f"the validation part; {percent(report.uncalibrated_ece)} without (15 bins)."
     )
 
 
@@ -277,12 +247,12 @@ def _verdict(prediction: Prediction, name: str, said: str) -> tuple[str, str, st
     return f"{name} taken for {said}", note, "wrong"
 
 
-def _settings(path: Path) -> list[tuple[str, str]]:
-    if not path.is_file():
-        return []
-    try:
-        settings = yaml.safe_load(path.read_text("utf-8")) or {}
-        return [(str(name), "–" if value is None else str(value)) for name, value in settings.items()]
-    except (OSError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ReportError(f"{path}: expected a flat mapping of settings ({reason})") from error
+def _settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A row for each setting; those of a section are named after it."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _settings(value, f"{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "–" if value is None else str(value)))
+    return rows

@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ggam._version import __version__
-from ggam.methods.registry import create_model
-from ggam.methods.base import FineGrainedModel
 from ggam.backbones.weights import plain_key, reachable
+from ggam.methods.base import FineGrainedModel
+from ggam.methods.registry import create_model
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
 _EXPECTED = f"expected a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}"
 
 
@@ -206,12 +207,17 @@ def _positive(value: Any) -> float:
     return float(value)
 
 
+def is_hub_id(source: Path | str) -> bool:
+    """Whether something has the form `user/name`; a path never has."""
+    return isinstance(source, str) and source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
 def _folder(source: Path | str) -> Path | None:
     """The folder that is meant; None for what must be a hub id."""
     directory = Path(source)
     if directory.is_dir():
         return directory
-    if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if not is_hub_id(source):
         raise CheckpointError(f"{source}: no such folder; {_EXPECTED}")
     return None
 

@@ -10,8 +10,7 @@ from optuna.storages import BaseStorage
 
 from ggam.studies.costs import Cost, measure_costs
 from ggam.studies.definition import Study
-from ggam.studies.outputs import write_study
-from ggam.studies.page import Setup
+from ggam.studies.outputs import Setup, write_study
 from ggam.studies.runner import DATA, PlannedRun, collect
 from ggam.studies.table import StudyTable, build_table
 from ggam.system.devices import default_device
@@ -51,22 +50,20 @@ def estimate(
         DataError: if the data cannot be read.
         RunError: if the pictures are too few.
     """
-    open_runs = {_network(run): run for run in runs if run.name not in finished}
     parts = load_parts(RunConfig(data, runs[0].recipe))
     train, val, test = map(len, parts)
-    recipes = {name: run.recipe for name, run in open_runs.items()}
-    classes = len(parts[0].class_names)
-    costs = measure_costs(recipes, classes, rounds=1, on_round=on_round) if recipes else {}
-    estimates = []
-    for run in runs:
-        seconds = finished.get(run.name)
-        if seconds is None:
-            batch, epochs = run.recipe.data.batch_size, run.recipe.optimization.epochs
-            measured = epochs * val + (1 + (val > 0)) * test
-            steps = epochs * (train // batch) + _FORWARD * measured / batch
-            seconds = costs[_network(run)].step_seconds * steps
-        estimates.append(Estimate(run, run.name in finished, seconds))
-    return estimates
+    recipes = {_network(run): run.recipe for run in runs if run.name not in finished}
+    costs = measure_costs(recipes, len(parts[0].class_names), rounds=1, on_round=on_round) if recipes else {}
+
+    def seconds(run: PlannedRun) -> float:
+        batch, epochs = run.recipe.data.batch_size, run.recipe.optimization.epochs
+        measured = epochs * val + (1 + (val > 0)) * test
+        return costs[_network(run)].step_seconds * (epochs * (train // batch) + _FORWARD * measured / batch)
+
+    return [
+        Estimate(run, run.name in finished, finished[run.name] if run.name in finished else seconds(run))
+        for run in runs
+    ]
 
 
 def conclude(

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ggam.methods.base import FineGrainedModel
-from ggam.system.devices import default_device
+from ggam.system.devices import default_device, resolve_precision
 from ggam.system.timing import peak_memory, take_turns
-from ggam.training.recipe import Recipe, build_optimizer, resolve_precision
+from ggam.training.recipe import Recipe
 from ggam.training.run import build_model
+from ggam.training.stages import Resting
+from ggam.training.step import build_optimizer
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,12 @@ class _Step:
 
     def __init__(self, recipe: Recipe, class_names: tuple[str, ...], device: torch.device) -> None:
         untrained = replace(recipe, model=replace(recipe.model, pretrained=False, weights=None))
-        self.model = build_model(untrained, class_names).to(device).train()
-        self.model.epoch = recipe.optimization.epochs - 1  # past any warm-up: with all terms of the loss
+        self.model = build_model(untrained, class_names).to(device)
+        stages, resting = self.model.stages(), Resting(self.model)
+        # The last epoch: past any warm-up and earlier stage, with all terms of the loss.
+        self.model.epoch, self.model.stage = recipe.optimization.epochs - 1, len(stages) - 1
+        resting.enter(stages[-1])
+        resting.train(stages[-1])
         self.optimizer, _ = build_optimizer(self.model, recipe.optimization, total_steps=1)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # the same arithmetic, but noise for labels cannot make the weights diverge
@@ -103,13 +109,13 @@ class _Step:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch, 3, size, size, generator=generator)
         self.images = images.to(device).to(memory_format=torch.channels_last)
-        self.targets = torch.randint(len(class_names), (batch,), generator=generator).to(device)
+        self.labels = torch.randint(len(class_names), (batch,), generator=generator).to(device)
         enabled = resolve_precision(machine.precision, device) == "bf16"
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
     def __call__(self) -> None:
         with self.autocast:
-            loss = self.model.training_loss(self.images, self.targets).total
+            loss = torch.stack(list(self.model.losses(self.images, self.labels).values())).sum()
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

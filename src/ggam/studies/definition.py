@@ -17,7 +17,7 @@ class Row:
     label: str
     """What is shown: "spatial + channel + guidance", "λ = 3"."""
     options: Mapping[str, Any]
-    """What differs from the study's recipe, by the flat names of the recipe."""
+    """What differs from the study's recipe, as `Recipe.from_dict` reads it."""
     references: tuple[str, ...] = ()
     """The names of the rows that this one is tested against, seed by seed."""
 
@@ -33,7 +33,7 @@ class Study:
     """What the study is to find out, one sentence."""
     axis: Mapping[str, float] = field(default_factory=dict)
     """Where the rows are points of a curve: the value of each on the horizontal axis."""
-    lines: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
     """Where there is a curve: the rows drawn as horizontal lines."""
 
     def row(self, name: str) -> Row:
@@ -44,9 +44,14 @@ class Study:
 PLAIN = "baseline"
 ATTENTION = "SC"
 _PLAIN = Row(PLAIN, "plain network", {"method": "baseline"})
-_GGAM = {"method": "ggam", "channel": True, "spatial": True, "guidance": True}
-"""All parts on, whatever the study's options say: rows do what their labels tell."""
-_UNGUIDED = Row(ATTENTION, "attention without guidance", {**_GGAM, "guidance": False}, references=(PLAIN,))
+
+
+def _ggam(**options: Any) -> dict[str, Any]:
+    """GGAM with all parts on, whatever the study's options say: rows do what their labels tell."""
+    return {"method": "ggam", "ggam": {"channel": True, "spatial": True, "guidance": True, **options}}
+
+
+_UNGUIDED = Row(ATTENTION, "attention without guidance", _ggam(guidance=False), references=(PLAIN,))
 
 
 def table2(methods: Sequence[str] = (), backbones: Sequence[str] = ()) -> Study:
@@ -81,7 +86,7 @@ def table3() -> Study:
         unguided = _initials({**parts, "guidance": False}) or PLAIN
         references = tuple(dict.fromkeys([PLAIN, unguided] if guided else [PLAIN]))
         label = " + ".join(part for part, there in parts.items() if there)
-        rows.append(Row(name, label, _GGAM | parts, references))
+        rows.append(Row(name, label, _ggam(**parts), references))
     return Study(
         "table3",
         "Table 3: what attention and guidance contribute",
@@ -93,7 +98,7 @@ def table3() -> Study:
 def figure4() -> Study:
     """Figure 4: λ of Eq. (6) from 1 to 9, and 0, which is attention without guidance."""
     weights = [
-        Row(str(weight), f"λ = {weight}", {**_GGAM, "guidance_weight": float(weight)}, (PLAIN, ATTENTION))
+        Row(str(weight), f"λ = {weight}", _ggam(guidance_weight=float(weight)), (PLAIN, ATTENTION))
         for weight in range(1, 10)
     ]
     axis = {ATTENTION: 0.0} | {row.name: float(row.name) for row in weights}
@@ -103,7 +108,7 @@ def figure4() -> Study:
         (_PLAIN, _UNGUIDED, *weights),
         "How strong should the guidance be?",
         axis=axis,
-        lines=(PLAIN, ATTENTION),
+        levels=(PLAIN, ATTENTION),
     )
 
 
@@ -133,7 +138,7 @@ def guidance() -> Study:
         Row(
             name,
             label,
-            _GGAM | start | options,
+            _ggam(**(start | options)),
             (PLAIN, ATTENTION) if name == "uniform" else (PLAIN, ATTENTION, "uniform"),
         )
         for name, (label, options) in variants.items()

@@ -7,35 +7,51 @@ each pair the predicted class and the heat map. `figure3_drawing` makes the figu
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ggam.data.layouts.folder import EXTENSIONS
-from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import DataError, FineGrainedDataset, Sample, readable_names
+from ggam.drawing.overlays import overlay
 from ggam.evaluation.accuracy import EvalReport
+from ggam.evaluation.annotations import ALPHA
 from ggam.evaluation.evaluate import check_fits, relative_path
-from ggam.evaluation.targets import Targets
-from ggam.explanations.explanation import available_maps, explain, map_kinds
-from ggam.methods.base import FineGrainedModel
-from ggam.report.panels import crop_of
-from ggam.runs.model_folder import load_model
-from ggam.studies.definition import PLAIN
-from ggam.studies.figure3_networks import Figure3Error, Networks
+from ggam.evaluation.frames import Frame
+from ggam.explanations.explanation import available_maps, explain_maps
+from ggam.methods.base import FineGrainedModel, ModelConfig
+from ggam.report.comparison import rings_of
+from ggam.report.panels import crop_of, picture_files
+from ggam.runs.run import Run
+from ggam.studies.definition import ATTENTION, PLAIN, table3
+from ggam.studies.runner import RUNS
 from ggam.system.devices import default_device
-from ggam.training.run import RESULTS, RunConfig
 
 MapKind = Literal["gradcam", "gradcam-features", "spatial", "channel"]
-"""Those of `ggam.explanations.explanation.MAPS`."""
+"""Those kinds of `ggam.explanations.explanation.MAP_TITLES` that the networks of Table 3 have."""
+GUIDANCE = ("without guidance", "with guidance")
+COLUMNS = ("baseline", "channel", "spatial", "channel-spatial")
+_ROWS = (PLAIN, "G", "C", "CG", "S", "SG", ATTENTION, "SCG")
+PLACES: Mapping[str, tuple[str, str]] = dict(zip(_ROWS, product(COLUMNS, GUIDANCE), strict=True))
+"""Where each row of Table 3 stands in the figure: its column, and its line of `GUIDANCE`."""
 MOST_PICTURES = 12
-CROP = 448
+_CROP = 448
 """Height and width of the crops kept for drawing, in pixels."""
+_THIRDS = (
+    ("at the top left", "at the top", "at the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
+
+
+class Figure3Error(ValueError):
+    """A figure that cannot be made of this study, or not as asked."""
 
 
 class Cell(NamedTuple):
@@ -43,11 +59,27 @@ class Cell(NamedTuple):
 
     predicted: str
     probability: float
-    """Softmax of the logits, 0 to 1."""
+    """0 to 1."""
     right: bool | None
     """None where the true class is not known."""
     heat: np.ndarray | None
     """(H, W) float32, not normalised; None where the network has no such map."""
+
+    @property
+    def sign(self) -> str:
+        """✓ or ✗, nothing where the true class is not known."""
+        return "" if self.right is None else "\N{CHECK MARK}" if self.right else "\N{BALLOT X}"
+
+    @property
+    def peak(self) -> str:
+        """Where the map is highest, in words, for those who cannot see it."""
+        if self.heat is None:
+            return "no such map"
+        if not (self.heat > 0).any():
+            return "the map is empty"
+        place = np.unravel_index(self.heat.argmax(), self.heat.shape)
+        down, across = (int(3 * (at + 0.5) / size) for at, size in zip(place, self.heat.shape, strict=True))
+        return f"highest {_THIRDS[down][across]}"
 
 
 @dataclass(frozen=True)
@@ -66,8 +98,8 @@ class Subject:
     """Left, top, right, bottom."""
     rings: tuple[tuple[float, float, float], ...]
     """x, y, radius of the parts that tell the class; the radius is what counts as on the part."""
-    cells: Mapping[str, Cell]
-    """By row of Table 3."""
+    cells: dict[str, Cell]
+    """By row of Table 3, in the order of `PLACES`."""
 
     @property
     def tally(self) -> str:
@@ -76,26 +108,33 @@ class Subject:
             return ""
         return f"{sum(bool(cell.right) for cell in self.cells.values())} of {len(self.cells)} right"
 
+    def picture(self, side: int, heat: np.ndarray | None = None) -> Image.Image:
+        """The crop, `side` pixels high and wide, with heat over it where some is given."""
+        picture = self.crop.resize((side, side), Image.Resampling.LANCZOS)
+        return picture if heat is None else overlay(picture, heat)
+
 
 @dataclass(frozen=True)
 class Figure3:
     """All that is drawn."""
 
-    networks: Networks
-    backbone: str
-    image_size: int
+    data: str
+    """Name of the data set."""
+    seed: int
+    """Of the networks."""
+    model: ModelConfig
+    """Of the plain network; backbone, size and classes are those of all."""
     kind: MapKind
     choice: str
     """How the pictures came to be in the figure, in words."""
-    class_names: tuple[str, ...]
-    """As people write them."""
     subjects: tuple[Subject, ...]
 
 
 def gather(
-    networks: Networks,
+    study: Path,
     images: Sequence[Path] = (),
     *,
+    seed: int | None = None,
     pictures: int = 4,
     kind: MapKind = "gradcam",
     on_network: Callable[[int, int], None] | None = None,
@@ -103,37 +142,67 @@ def gather(
     """Choose the pictures, and ask every network about them.
 
     Args:
-        networks: of one seed.
+        study: the folder of a finished `table3` study.
         images: picture files and folders of them; none takes test pictures that the networks disagree on.
+        seed: whose networks; None takes the first seed.
         pictures: how many to choose, if there are no `images`.
         kind: of the heat maps; networks that have no such map have empty cells.
         on_network: called after each network with the networks done and the networks in all.
 
     Raises:
-        Figure3Error: for more pictures than `MOST_PICTURES`, or none.
+        Figure3Error: as `find_networks`, and for more pictures than `MOST_PICTURES`, or none.
         DataError: if a picture cannot be read.
         ValueError: if a run is damaged, or the data set is another one by now.
     """
-    config = RunConfig.read(networks.runs[PLAIN])
-    reference = load_model(networks.runs[PLAIN] / "model")
-    if images:
-        dataset, splits = _given(images, config, reference)
-        choice = "The pictures were chosen by hand."
-    else:
-        dataset, choice = _chosen(networks, config, pictures)
-        splits = ["test"] * len(dataset)
-    dataset = dataset.with_transform(reference.config.transform())
-    class_names = readable_names(reference.config.class_names)
-    cells: list[dict[str, Cell]] = [{} for _ in splits]
-    for done, (row, run) in enumerate(networks.runs.items(), 1):
-        answers = _ask(load_model(run / "model"), dataset, splits, class_names, kind)
-        for found, answer in zip(cells, answers, strict=True):
-            found[row] = answer
+    data, seed, runs = find_networks(study, seed)
+    files = list(dict.fromkeys(picture_files(images)))
+    wanted = len(files) if images else pictures
+    if not 1 <= wanted <= MOST_PICTURES:
+        raise Figure3Error(f"{wanted} pictures: expected 1 to {MOST_PICTURES} in one figure")
+    config = runs[PLAIN].read_model().config
+    dataset, splits, choice = _given(files, runs[PLAIN], config) if images else _chosen(runs, pictures)
+    dataset = dataset.with_transform(config.transform())
+    names = readable_names(config.class_names)
+    subjects = _subjects(dataset, splits, names)
+    pixels = torch.stack([dataset.load(sample) for sample in dataset.samples])
+    for done, (row, run) in enumerate(runs.items(), 1):
+        model = run.read_model()
+        check_fits(model, dataset)
+        for subject, (index, probability, heat) in zip(subjects, _ask(model, pixels, kind), strict=True):
+            right = None if subject.label is None else names[index] == subject.label
+            subject.cells[row] = Cell(names[index], probability, right, heat)
         if on_network is not None:
-            on_network(done, len(networks.runs))
-    subjects = _subjects(dataset, splits, class_names, cells)
-    model = config.recipe.model
-    return Figure3(networks, model.backbone, model.image_size, kind, choice, class_names, subjects)
+            on_network(done, len(runs))
+    return Figure3(data, seed, config, kind, choice, subjects)
+
+
+def find_networks(study: Path, seed: int | None = None) -> tuple[str, int, dict[str, Run]]:
+    """What a `table3` study has finished: the name of its data set, a seed, and the run of each of `PLACES`.
+
+    Args:
+        study: its folder.
+        seed: whose runs; None takes the first seed.
+
+    Raises:
+        Figure3Error: if one of the eight rows has no finished run with that seed.
+    """
+    file = study / "table3" / "table.json"
+    try:
+        table = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Figure3Error(
+            f"{study}: holds no result of table3 ({file.name}: {error}); make it with "
+            f"ggam study table3 DATA --out {study}"
+        ) from error
+    found = {(run["row"], run["seed"]): Run(study / RUNS / run["run"]) for run in table["runs"]}
+    seeds = sorted({number for _, number in found})
+    chosen = min(seeds, default=0) if seed is None else seed
+    if missing := [table3().row(row).label for row in PLACES if (row, chosen) not in found]:
+        raise Figure3Error(
+            f"{study}: no finished run with seed {chosen} of {', '.join(missing)} (seeds with runs: "
+            f"{', '.join(map(str, seeds)) or 'none'}); go on with: {table['command']}"
+        )
+    return table["data"], chosen, {row: found[row, chosen] for row in PLACES}
 
 
 def disagreements(reports: Sequence[EvalReport], number: int) -> list[int]:
@@ -159,18 +228,17 @@ def disagreements(reports: Sequence[EvalReport], number: int) -> list[int]:
     return [int(ranking[place]) for place in np.argsort(rounds, kind="stable")[:number]]
 
 
-def _chosen(networks: Networks, config: RunConfig, pictures: int) -> tuple[FineGrainedDataset, str]:
-    """Test pictures that the networks disagree on, and how they were chosen, in words."""
-    _require_few(pictures)
-    reports = [_report(run) for run in networks.runs.values()]
-    test = _part(config, "test")
+def _chosen(runs: Mapping[str, Run], number: int) -> tuple[FineGrainedDataset, list[str | None], str]:
+    """Test pictures that the networks disagree on, their split, and how they were chosen, in words."""
+    reports = [EvalReport.read(run.evaluation(run.read_results().selected)) for run in runs.values()]
+    test = runs[PLAIN].dataset("test")
     names = [relative_path(sample.path, test.root) for sample in test.samples]
     if any([p.path for p in report.predictions] != names for report in reports):
         raise DataError(
-            f"{config.data}: its test pictures are others than those that the networks of {networks.study} "
-            "were measured on; put them back, or name pictures"
+            f"{test.root}: its test pictures are others than those that the networks of the study were "
+            "measured on; put them back, or name pictures"
         )
-    indices = disagreements(reports, pictures)
+    indices = disagreements(reports, number)
     everywhere = np.mean([report.top1 for report in reports])
     here = np.mean([report.predictions[index].rank == 1 for report in reports for index in indices])
     choice = (
@@ -179,99 +247,48 @@ def _chosen(networks: Networks, config: RunConfig, pictures: int) -> tuple[FineG
         f"true class gets the lowest probability. So they are not typical: the networks are right in "
         f"{here:.0%} of these cases, and in {everywhere:.0%} over all test pictures."
     )
-    return test.subset(indices), choice
-
-
-def _report(run: Path) -> EvalReport:
-    """How the chosen epoch of a run did on the test pictures."""
-    results = json.loads((run / RESULTS).read_text("utf-8"))
-    return EvalReport.read(run / "evaluation" / results["selected"])
-
-
-def _part(config: RunConfig, split: str) -> FineGrainedDataset:
-    recipe = config.recipe
-    return load_dataset(config.data, split=split, layout=recipe.data.layout, seed=recipe.machine.seed)
+    return test.subset(indices), ["test"] * len(indices), choice
 
 
 def _given(
-    images: Sequence[Path], config: RunConfig, model: FineGrainedModel
-) -> tuple[FineGrainedDataset, list[str | None]]:
-    """The given pictures with what the study's data set knows of them, and of which split each is."""
-    paths: dict[Path, None] = {}
-    for image in images:
-        inside = sorted(file for file in image.rglob("*") if file.suffix.lower() in EXTENSIONS)
-        paths |= dict.fromkeys(inside or [image])
-    _require_few(len(paths))
-    try:
-        parts = [_part(config, split) for split in ("train", "test")]
-    except DataError:  # the pictures are here, whatever has become of the data
-        parts = []
-    known = {sample.path.resolve(): (sample, part.split) for part in parts for sample in part.samples}
-    found = [known.get(path.resolve(), (Sample(path, 0), None)) for path in paths]
-    dataset = FineGrainedDataset(
-        [sample for sample, _ in found],
-        parts[0].class_names if parts else model.config.class_names,
-        root=parts[0].root if parts else Path(),
-        layout="files",
-        split="test",
-        part_names=parts[0].part_names if parts else (),
-        discriminative=parts[0].discriminative if parts else None,
-    )
-    return dataset, [split for _, split in found]
-
-
-def _require_few(pictures: int) -> None:
-    if not 1 <= pictures <= MOST_PICTURES:
-        raise Figure3Error(f"{pictures} pictures: expected 1 to {MOST_PICTURES} in one figure")
+    files: Sequence[Path], run: Run, config: ModelConfig
+) -> tuple[FineGrainedDataset, list[str | None], str]:
+    """As `_chosen`: the given pictures, with what the study's data set knows of them."""
+    dataset = FineGrainedDataset([], config.class_names, root=Path(), layout="files", split="test")
+    known: dict[Path, tuple[Sample, str]] = {}
+    with suppress(DataError):  # the pictures are here, whatever has become of the data
+        for dataset in (run.dataset("train"), run.dataset("test")):
+            known |= {sample.path.resolve(): (sample, dataset.split) for sample in dataset.samples}
+    found = [known.get(file.resolve(), (Sample(file, 0), None)) for file in files]
+    dataset.samples = [sample for sample, _ in found]
+    return dataset, [split for _, split in found], "The pictures were chosen by hand."
 
 
 def _ask(
-    model: FineGrainedModel,
-    dataset: FineGrainedDataset,
-    splits: Sequence[str | None],
-    class_names: Sequence[str],
-    kind: MapKind,
-) -> list[Cell]:
-    """One network's answers for all pictures."""
-    check_fits(model, dataset)
-    images = torch.stack([dataset[index][0] for index in range(len(dataset))])
-    explanation = explain(model.to(default_device()), images)
-    sure, best = explanation.logits.float().softmax(dim=1).max(dim=1)
-    maps: list[np.ndarray] | list[None] = [None] * len(dataset)
-    if kind in available_maps(model):
-        maps = list(map_kinds(model, explanation, [kind])[kind].float().cpu().numpy())
-    return [
-        Cell(class_names[int(index)], probability, None if split is None else index == label, heat)
-        for index, probability, label, split, heat in zip(
-            best.tolist(), sure.tolist(), dataset.labels, splits, maps, strict=True
-        )
-    ]
+    model: FineGrainedModel, images: Tensor, kind: MapKind
+) -> list[tuple[int, float, np.ndarray | None]]:
+    """One network's answer to each image: the predicted class, its probability, and the heat map."""
+    kinds = [kind] if kind in available_maps(model) else []
+    explanation, maps = explain_maps(model.to(default_device()), images, kinds=kinds)
+    sure, best = model.config.probabilities(explanation.logits.float()).max(dim=1)
+    heat = list(maps[kind].float().cpu().numpy()) if kinds else [None] * len(images)
+    return list(zip(best.tolist(), sure.tolist(), heat, strict=True))
 
 
 def _subjects(
-    dataset: FineGrainedDataset,
-    splits: Sequence[str | None],
-    class_names: Sequence[str],
-    cells: Sequence[Mapping[str, Cell]],
+    dataset: FineGrainedDataset, splits: Sequence[str | None], names: Sequence[str]
 ) -> tuple[Subject, ...]:
-    """The pictures with what is known of them."""
+    """The pictures with what is known of them, still without cells."""
     assert dataset.transform is not None
-    targets = Targets.of(dataset, range(len(dataset)))
-    subjects = []
-    for row, (sample, split) in enumerate(zip(dataset.samples, splits, strict=True)):
-        box = targets.boxes[row]
-        telling = targets.parts[row][targets.telling[row]]
-        telling = telling[telling.isfinite().all(dim=1)]
-        radius = float(targets.radii[row])
-        subjects.append(
-            Subject(
-                name=sample.path.name if split is None else relative_path(sample.path, dataset.root),
-                label=None if split is None else class_names[sample.label],
-                split=split,
-                crop=crop_of(sample, dataset.transform, CROP),
-                box=tuple(box.tolist()) if box.isfinite().all() else None,
-                rings=tuple((x, y, radius) for x, y in telling.tolist()) if radius > 0 else (),
-                cells=cells[row],
-            )
+    return tuple(
+        Subject(
+            name=sample.path.name if split is None else relative_path(sample.path, dataset.root),
+            label=None if split is None else names[sample.label],
+            split=split,
+            crop=crop_of(sample, dataset.transform, _CROP),
+            box=sample.box and tuple(Frame.of(sample, dataset.transform).box_in_crop(sample.box).tolist()),
+            rings=rings_of(dataset, index, ALPHA),
+            cells={},
         )
-    return tuple(subjects)
+        for index, (sample, split) in enumerate(zip(dataset.samples, splits, strict=True))
+    )

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import FrameType
@@ -24,31 +24,27 @@ from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import relative_path
 from ggam.methods.base import FineGrainedModel
-from ggam.methods.registry import METHODS
+from ggam.runs.run import Results, Run, RunError
 from ggam.studies.definition import Row, Study
 from ggam.studies.queue import Claim, RunQueue
 from ggam.studies.records import Failure, RunRecord
 from ggam.system.files import write_atomic
-from ggam.training.callbacks import Interrupted
-from ggam.training.recipe import Recipe
+from ggam.training.recipe import ModelRecipe, Recipe, flat_options, for_method
 from ggam.training.run import (
-    CONFIG,
-    RESULTS,
     Evaluate,
     RunConfig,
-    RunError,
     find_checkpoint,
     fit,
     require_readable,
 )
-from ggam.training.trainer import CHECKPOINTS
+from ggam.training.signals import Interrupted
 
 RUNS = "runs"
 DATA = "data.json"
 _NOT_THE_RESULT = {"workers", "cache", "accelerator", "devices", "nodes", "compile"}
 """Options that do not make another run of it."""
 _COUNTS = {"epoch", "pictures", "classes"}
-"""What stands beside the measures in `results.json`."""
+"""What stands beside the measures in the results of a run."""
 
 
 class StudyError(ValueError):
@@ -71,7 +67,7 @@ def plan(study: Study, options: Mapping[str, Any], seeds: int) -> list[PlannedRu
 
     Args:
         study: the rows.
-        options: common to all, by the flat names of the recipe; their own seed is the first.
+        options: common to all, as `Recipe.from_dict` reads them; their own seed is the first.
         seeds: how many.
 
     Raises:
@@ -94,12 +90,12 @@ def plan(study: Study, options: Mapping[str, Any], seeds: int) -> list[PlannedRu
 
 
 def combine(options: Mapping[str, Any], row: Row, seed: int) -> Recipe:
-    """The study's options with what a row changes; options of other methods fall away."""
+    """The study's options with what a row changes; those of other methods fall away."""
     values = {**options, **row.options, "seed": seed}
-    method = METHODS.get(values["method"])  # an unknown one is refused by the recipe
-    own = {option.name for option in fields(method.Options)} if method else set()
-    others = {option.name for method in METHODS.values() for option in fields(method.Options)} - own
-    return Recipe.from_flat({name: value for name, value in values.items() if name not in others})
+    method = values["method"]
+    if method in options or method in row.options:
+        values[method] = {**options.get(method, {}), **row.options.get(method, {})}
+    return Recipe.from_dict(for_method(values, method))
 
 
 def work(
@@ -142,7 +138,7 @@ def work(
             continue
         waiting = False
         on_start(by_name[claim.run], len(names) - len(pending), len(names))
-        _attempt(claim, by_name[claim.run], data, out / RUNS / claim.run, evaluate)
+        _attempt(claim, by_name[claim.run], data, Run(out / RUNS / claim.run), evaluate)
 
 
 def collect(
@@ -158,8 +154,9 @@ def collect(
     records, failures = [], []
     for run in runs:
         if run.name in results:
-            _require_same(run, results[run.name]["recipe"])
-            records.append(_record(run, out / RUNS / run.name, results[run.name]))
+            found = results[run.name]
+            _require_same(run, found["recipe"])
+            records.append(_record(run, out / RUNS / run.name, Results.from_dict(found)))
         elif run.name in reasons:
             failures.append(Failure(run.row, run.seed, reasons[run.name]))
     return records, failures
@@ -197,19 +194,19 @@ def claim_folder(data: Path, recipe: Recipe, out: Path) -> None:
     write_atomic(file, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
-def _attempt(claim: Claim, run: PlannedRun, data: Path, folder: Path, evaluate: Evaluate) -> None:
+def _attempt(claim: Claim, run: PlannedRun, data: Path, place: Run, evaluate: Evaluate) -> None:
     """One attempt at a run: from its last checkpoint if there is one."""
     config = RunConfig(data, run.recipe)
     try:
-        if not (folder / RESULTS).is_file():
-            resume = _resumable(config, folder)
+        if not place.finished:
+            resume = _resumable(config, place)
             if not resume:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(place.folder, ignore_errors=True)
             with claim.kept_alive():
-                fit(config, folder, partial(_interruptibly, evaluate), resume=resume, read=True)
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # `model/` is what is used
-        results = json.loads((folder / RESULTS).read_text("utf-8"))
-        results["recipe"] = _deciding(RunConfig.read(folder).recipe)
+                fit(config, place, partial(_interruptibly, evaluate), resume=resume, read=True)
+            shutil.rmtree(place.checkpoints, ignore_errors=True)  # the model folder is what is used
+        results = place.read_results().to_dict()
+        results["recipe"] = _deciding(RunConfig.read(place).recipe)
         _require_same(run, results["recipe"])
     except (Interrupted, StudyError):
         claim.release()
@@ -223,12 +220,12 @@ def _attempt(claim: Claim, run: PlannedRun, data: Path, folder: Path, evaluate: 
         claim.complete(results)
 
 
-def _resumable(config: RunConfig, folder: Path) -> bool:
+def _resumable(config: RunConfig, place: Run) -> bool:
     """Whether the folder holds the beginning of this very run."""
-    if not (folder / CONFIG).is_file():
+    if not place.config_file.is_file():
         return False
     try:
-        find_checkpoint(config, folder, resume=True)
+        find_checkpoint(config, place, resume=True)
     except RunError:
         return False
     return True
@@ -257,28 +254,24 @@ def interruptible() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _record(run: PlannedRun, folder: Path, results: Mapping[str, Any]) -> RunRecord:
-    chosen = results[results["selected"]]
+def _record(run: PlannedRun, folder: Path, results: Results) -> RunRecord:
     return RunRecord(
         row=run.row,
         seed=run.seed,
         run=folder,
-        protocol=results["protocol"],
-        metrics={
-            name: value
-            for name, value in chosen.items()
-            if isinstance(value, int | float) and name not in _COUNTS
-        },
-        training_seconds=results["training_seconds"],
+        protocol=results.protocol,
+        metrics={name: value for name, value in results.chosen.items() if name not in _COUNTS},
+        training_seconds=results.training_seconds,
         epochs=run.recipe.optimization.epochs,
-        pictures=results["pictures"],
+        pictures=results.pictures,
     )
 
 
 def _planned(row: Row, recipe: Recipe) -> PlannedRun:
-    default = Recipe().to_flat()
+    default = flat_options(Recipe(model=ModelRecipe(method=recipe.model.method)).to_dict())
     # Without what is left at its default, so that a new option does not make old runs other ones.
     values = {name: value for name, value in _deciding(recipe).items() if value != default.get(name)}
+    values["method"] = recipe.model.method
     seed = recipe.machine.seed
     name = f"{recipe.model.method}-seed{seed}-{_digest(values)[:8]}"
     return PlannedRun(row.name, seed, recipe, name)
@@ -286,7 +279,8 @@ def _planned(row: Row, recipe: Recipe) -> PlannedRun:
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
     """The options that decide a run's result; of files, what is in them, wherever they lie."""
-    values = {name: value for name, value in recipe.to_flat().items() if name not in _NOT_THE_RESULT}
+    flat = flat_options(recipe.to_dict())
+    values = {name: value for name, value in flat.items() if name not in _NOT_THE_RESULT}
     if recipe.model.weights is not None:
         values["weights"] = _content(recipe.model.weights)
     if recipe.data.cache is not None:  # crops of resized pictures differ a little from resized crops

@@ -5,7 +5,6 @@ what a seed changes. The test pictures are the same in every run: what another d
 a figure is not in these intervals.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-_RESAMPLES = 10_000
 _ROUNDING = 1e-12
 """Differences that vary by less than this, relative to the values, are equal but for rounding."""
 
@@ -47,6 +45,8 @@ class PairedTest:
     """Two-sided; None where there is nothing to test."""
     n: int
     """How many seeds both have."""
+    p_holm: float | None = None
+    """p corrected by `holm` over all rows that are held against the same kind of reference."""
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -70,10 +70,15 @@ def summarize(values: Sequence[float]) -> Summary:
     mean, count = float(sample.mean()), len(sample)
     if count == 1:
         return Summary(mean, None, None, None, 1)
-    draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(sample[draws].mean(axis=1), [tail, 100 - tail]).tolist()
-    return Summary(mean, float(sample.std(ddof=1)), low, high, count)
+    interval = stats.bootstrap(
+        (sample,),
+        np.mean,
+        n_resamples=10_000,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Summary(mean, float(sample.std(ddof=1)), float(interval.low), float(interval.high), count)
 
 
 def paired_test(row: Mapping[int, float], reference: Mapping[int, float]) -> PairedTest | None:
@@ -97,18 +102,18 @@ def paired_test(row: Mapping[int, float], reference: Mapping[int, float]) -> Pai
     seeds = sorted(row.keys() & reference.keys())
     if not seeds:
         return None
-    differences = np.array([row[seed] - reference[seed] for seed in seeds])
-    mean, count = float(differences.mean()), len(seeds)
+    ours, theirs = (np.array([values[seed] for seed in seeds]) for values in (row, reference))
+    differences, count = ours - theirs, len(seeds)
+    mean = float(differences.mean())
     if count == 1:
         return PairedTest(mean, None, None, None, 1)
-    scale = max(abs(values[seed]) for values in (row, reference) for seed in seeds)
-    if float(np.ptp(differences)) <= _ROUNDING * scale:
-        same = abs(mean) <= _ROUNDING * scale
-        return PairedTest(0.0, None, None, 1.0, count) if same else PairedTest(mean, None, None, None, count)
-    error = float(differences.std(ddof=1)) / math.sqrt(count)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
-    return PairedTest(mean, mean - reach, mean + reach, p, count)
+    rounding = _ROUNDING * float(np.abs([ours, theirs]).max())
+    if float(np.ptp(differences)) <= rounding:
+        same = abs(mean) <= rounding
+        return PairedTest(0.0 if same else mean, None, None, 1.0 if same else None, count)
+    test = stats.ttest_rel(ours, theirs)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return PairedTest(mean, float(low), float(high), float(test.pvalue), count)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

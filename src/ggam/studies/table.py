@@ -2,75 +2,30 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import NamedTuple
 
 from ggam.studies.costs import Cost
 from ggam.studies.definition import PLAIN, Row, Study
 from ggam.studies.records import Failure, RunRecord
 from ggam.studies.statistics import PairedTest, Summary, holm, paired_test, summarize
 
-
-class Metric(NamedTuple):
-    """How a measure is shown."""
-
-    title: str
-    meaning: str
-    unit: str = "%"
-    """`%`: shares, shown as per cent and their differences as points; empty: as they are."""
-    higher_is_better: bool = True
-
-    def shown(self, value: float, *, signed: bool = False) -> str:
-        """A value as text, without its unit; minus is written as such."""
-        scaled, places = (100 * value, 2) if self.unit else (value, 3)
-        rounded = round(scaled, places) + 0.0  # no minus before a zero
-        plus = "+" if signed and rounded else ""
-        return f"{rounded:{plus}.{places}f}".replace("-", "\N{MINUS SIGN}")
-
-
-METRICS: dict[str, Metric] = {
-    "top1": Metric("top-1", "test pictures whose class comes first"),
-    "top5": Metric("top-5", "test pictures whose class is among the first five"),
-    "macro": Metric("per class", "mean over the classes of their accuracy"),
-    "loss": Metric("loss", "mean cross-entropy on the test pictures", "", False),
-    "on_object": Metric("on object", "pictures whose Grad-CAM map is highest on the object"),
-    "on_part": Metric(
-        "on telling part", "pictures whose Grad-CAM map is highest on a part that sets the class apart"
-    ),
-    "energy": Metric("heat on object", "share of the Grad-CAM map's heat that lies on the object"),
-    "part_energy": Metric(
-        "heat on telling part", "share of the Grad-CAM map's heat on the parts that set the class apart"
-    ),
-}
-"""What tables show, in their order; whatever else was measured is in `runs.csv` and `table.json`."""
+SHOWN = ("top1", "top5", "macro", "loss", "on_object", "on_part", "energy", "part_energy")
+"""Of `METRICS`, those that tables show; whatever else was measured is in `runs.csv` and `table.json`."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One measure of a row against one of its references."""
-
-    reference: str
-    """Name of the reference's row."""
-    family: str
-    """What the reference is; Holm's correction is over all rows with a reference of the same family."""
-    test: PairedTest
-    corrected: float | None
-    """p after Holm's correction."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the table; a row that was not run has neither records nor summaries."""
+class RowResult:
+    """What was measured of one row; of one that was not run there are neither records nor summaries."""
 
     row: Row
     records: tuple[RunRecord, ...]
     """Finished runs, in the order of their seeds."""
     failures: tuple[Failure, ...]
-    summaries: Mapping[str, Summary]
+    metrics: Mapping[str, Summary]
     """By measure."""
-    comparisons: Mapping[str, tuple[Comparison, ...]]
-    """By measure, one for each reference that shares a seed."""
+    comparisons: Mapping[str, Mapping[str, PairedTest]]
+    """By measure and the reference's name, of the references that share a seed."""
     cost: Cost | None
     plain_cost: Cost | None
     """Of the plain network on the same backbone."""
@@ -92,40 +47,54 @@ class StudyTable:
     """All rows of a study, measured or not."""
 
     study: Study
-    lines: tuple[Line, ...]
+    rows: tuple[RowResult, ...]
     metrics: tuple[str, ...]
-    """Keys of `METRICS` that every finished run has, accuracy first; empty if none is finished."""
+    """Those of `SHOWN` that every finished run has, accuracy first; empty if none is finished."""
     controls: Mapping[str, float]
     """By measure: what always pointing at the middle of the picture reaches."""
 
     @property
     def records(self) -> list[RunRecord]:
         """All finished runs, row by row."""
-        return [record for line in self.lines for record in line.records]
+        return [record for row in self.rows for record in row.records]
 
     @property
     def failures(self) -> list[Failure]:
         """All runs that failed, row by row."""
-        return [failure for line in self.lines for failure in line.failures]
+        return [failure for row in self.rows for failure in row.failures]
 
     @property
     def families(self) -> list[str]:
         """What rows are held against, in the order of their appearance."""
-        references = (name for line in self.lines for name in line.row.references)
-        return list(dict.fromkeys(family_of(self.study.row(name)) for name in references))
+        references = (self.study.row(name) for row in self.study.rows for name in row.references)
+        return list(dict.fromkeys(map(family_of, references)))
 
-    def line(self, row: str) -> Line:
-        """The line of a row."""
-        return next(line for line in self.lines if line.row.name == row)
+    def result(self, name: str) -> RowResult:
+        """What was measured of the row of a name."""
+        return next(result for result in self.rows if result.row.name == name)
 
-    def compared(self, metric: str, family: str) -> list[tuple[Line, Comparison]]:
-        """The lines that a family of references tests, with their comparison."""
+    def compared(self, metric: str, family: str) -> list[tuple[RowResult, PairedTest]]:
+        """The rows that are tested against a family of references, with their test."""
         return [
-            (line, found)
-            for line in self.lines
-            for found in line.comparisons.get(metric, ())
-            if found.family == family
+            (result, test)
+            for result in self.rows
+            for reference, test in result.comparisons.get(metric, {}).items()
+            if family_of(self.study.row(reference)) == family
         ]
+
+
+def is_plain(row: Row) -> bool:
+    """Whether a row is a network without any of the methods."""
+    return row.options.get("method") == PLAIN
+
+
+def family_of(reference: Row) -> str:
+    """What a reference stands for, as a noun: rows of a study that share it are corrected together."""
+    if is_plain(reference):
+        return "the plain network"
+    if reference.options.get("ggam", {}).get("guidance") is False:
+        return "the same attention without guidance"
+    return f"the {reference.label}"
 
 
 def build_table(
@@ -145,93 +114,66 @@ def build_table(
     Raises:
         ValueError: for a record of an unknown row, or two of the same row and seed.
     """
-    _check(study, records)
+    runs = _by_row(study, records)
     metrics = _common_metrics(records)
-    values = {key: _by_row(records, key) for key in metrics}
-    comparisons = {key: _compare(study, values[key]) for key in metrics}
-    lines = []
-    for row in study.rows:
-        own = sorted((r for r in records if r.row == row.name), key=lambda record: record.seed)
-        lines.append(
-            Line(
-                row,
-                tuple(own),
-                tuple(failure for failure in failures if failure.row == row.name),
-                {key: summarize([record.metrics[key] for record in own]) for key in metrics if own},
-                {key: comparisons[key].get(row.name, ()) for key in metrics},
-                (costs or {}).get(row.name),
-                (costs or {}).get(_plain_of(study, row)),
-            )
+    values = {
+        key: {name: {r.seed: r.metrics[key] for r in own} for name, own in runs.items()} for key in metrics
+    }
+    tests = {key: _tests(study, values[key]) for key in metrics}
+    known = costs or {}
+    rows = tuple(
+        RowResult(
+            row,
+            runs[row.name],
+            tuple(failure for failure in failures if failure.row == row.name),
+            {key: summarize(list(values[key][row.name].values())) for key in metrics if runs[row.name]},
+            {key: tests[key].get(row.name, {}) for key in metrics},
+            known.get(row.name),
+            next((known.get(r.name) for r in (row, *map(study.row, row.references)) if is_plain(r)), None),
         )
+        for row in study.rows
+    )
     controls = {
         key: fmean(record.metrics[f"centre_{key}"] for record in records)
         for key in metrics
         if all(f"centre_{key}" in record.metrics for record in records)
     }
-    return StudyTable(study, tuple(lines), metrics, controls)
+    return StudyTable(study, rows, metrics, controls)
 
 
-def family_of(reference: Row) -> str:
-    """What a reference stands for, as a noun: rows of a study that share it are corrected together."""
-    options = reference.options
-    if options.get("method") == PLAIN:
-        return "the plain network"
-    if options.get("guidance") is False:
-        return "the same attention without guidance"
-    return f"the {reference.label}"
-
-
-def _check(study: Study, records: Sequence[RunRecord]) -> None:
-    names = [row.name for row in study.rows]
-    seen = set()
-    for record in records:
-        if record.row not in names:
+def _by_row(study: Study, records: Sequence[RunRecord]) -> dict[str, tuple[RunRecord, ...]]:
+    """The records of each row of the study, in the order of their seeds."""
+    runs: dict[str, dict[int, RunRecord]] = {row.name: {} for row in study.rows}
+    for record in sorted(records, key=lambda record: record.seed):
+        if record.row not in runs:
             raise ValueError(
-                f"{record.run}: a run of row {record.row!r}, but {study.name} has {', '.join(names)}"
+                f"{record.run}: a run of row {record.row!r}, but {study.name} has {', '.join(runs)}"
             )
-        if (record.row, record.seed) in seen:
+        if record.seed in runs[record.row]:
             raise ValueError(f"{record.run}: a second run of row {record.row!r} with seed {record.seed}")
-        seen.add((record.row, record.seed))
+        runs[record.row][record.seed] = record
+    return {name: tuple(own.values()) for name, own in runs.items()}
 
 
 def _common_metrics(records: Sequence[RunRecord]) -> tuple[str, ...]:
     """The measures that all runs have; the mean over classes only where it is not the accuracy itself."""
-    common = [key for key in METRICS if records and all(key in record.metrics for record in records)]
-    if "macro" in common and all(
-        math.isclose(record.metrics["macro"], record.metrics["top1"]) for record in records
-    ):
+    common = [key for key in SHOWN if records and all(key in record.metrics for record in records)]
+    if "macro" in common and all(math.isclose(r.metrics["macro"], r.metrics["top1"]) for r in records):
         common.remove("macro")
     return tuple(common)
 
 
-def _by_row(records: Sequence[RunRecord], metric: str) -> dict[str, dict[int, float]]:
-    """A measure by row and seed."""
-    values: dict[str, dict[int, float]] = {}
-    for record in records:
-        values.setdefault(record.row, {})[record.seed] = record.metrics[metric]
-    return values
-
-
-def _compare(study: Study, values: Mapping[str, Mapping[int, float]]) -> dict[str, tuple[Comparison, ...]]:
-    """Every row against its references, corrected over the rows of each family."""
-    found: dict[str, list[tuple[str, str, PairedTest]]] = {}
+def _tests(study: Study, values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, PairedTest]]:
+    """Every row against its references, corrected over the rows of each family; values by row and seed."""
+    families: dict[str, list[tuple[str, str, PairedTest]]] = {}
     for row in study.rows:
-        for name in row.references:
-            test = paired_test(values.get(row.name, {}), values.get(name, {}))
+        for reference in row.references:
+            test = paired_test(values[row.name], values[reference])
             if test is not None:
-                found.setdefault(family_of(study.row(name)), []).append((row.name, name, test))
-    comparisons: dict[str, tuple[Comparison, ...]] = {}
-    for family, tests in found.items():
-        corrected = holm([test.p for _, _, test in tests])
-        for (row, reference, test), p in zip(tests, corrected, strict=True):
-            comparison = Comparison(reference, family, test, p)
-            comparisons[row] = (*comparisons.get(row, ()), comparison)
-    return comparisons
-
-
-def _plain_of(study: Study, row: Row) -> str:
-    """The plain network that a row's costs are held against: itself, or the one it is tested against."""
-    if row.options.get("method") == PLAIN:
-        return row.name
-    plain = (name for name in row.references if study.row(name).options.get("method") == PLAIN)
-    return next(plain, "")
+                families.setdefault(family_of(study.row(reference)), []).append((row.name, reference, test))
+    tests: dict[str, dict[str, PairedTest]] = {}
+    for found in families.values():
+        corrected = holm([test.p for *_, test in found])
+        for (row, reference, test), p in zip(found, corrected, strict=True):
+            tests.setdefault(row, {})[reference] = replace(test, p_holm=p)
+    return tests

@@ -46,4 +46,4 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return 1 / low
     if slope(high) <= 0:
         return 1 / high
-    return 1 / brentq(slope, low, high, xtol=1e-12)
+    return 1 / float(brentq(slope, low, high, xtol=1e-12))  # pyright: ignore[reportArgumentType]

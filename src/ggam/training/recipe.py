@@ -6,17 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
-
-from ggam.methods.base import FineGrainedModel
-from ggam.methods.ggam import GGAMOptions
-from ggam.methods.insertion import InsertionOptions
 from ggam.methods.registry import METHODS
+from ggam.system.devices import Precision
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +17,7 @@ class ModelRecipe:
     """Which network."""
 
     method: str = "ggam"
-    """baseline (the plain network), senet, cbam or ggam."""
+    """The system to train; `ggam methods` lists them."""
     backbone: str = "resnet50"
     """A timm model, or torchvision/NAME."""
     pretrained: bool = True
@@ -128,96 +121,100 @@ class Recipe:
     """Everything that decides the result of a run but the data."""
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
-    ggam: GGAMOptions = field(default_factory=GGAMOptions)
-    insertion: InsertionOptions = field(default_factory=InsertionOptions)
+    options: Any = None
+    """The method's own options, an instance of its `Options`; None takes their defaults."""
     data: DataRecipe = field(default_factory=DataRecipe)
     optimization: OptimizationRecipe = field(default_factory=OptimizationRecipe)
     machine: MachineRecipe = field(default_factory=MachineRecipe)
 
     def __post_init__(self) -> None:
-        """Refuse options of a method that is not used, and batches that do not divide."""
-        for part in (self.ggam, self.insertion):
-            _refuse_foreign(part, self.model.method)
+        """Fill in the method's options, refuse those of another, and batches that do not divide."""
+        kind = METHODS[self.model.method].Options
+        if self.options is None:
+            object.__setattr__(self, "options", kind())
+        if type(self.options) is not kind:
+            raise ValueError(f"options={self.options!r}: expected those of the method {self.model.method!r}")
         ranks = self.machine.devices * self.machine.nodes
         if self.data.batch_size % ranks:
             raise ValueError(f"batch_size={self.data.batch_size}: expected a multiple of the {ranks} devices")
-
-    @property
-    def method_options(self) -> dict[str, Any]:
-        """The options to build the method with."""
-        wanted = METHODS[self.model.method].Options
-        return next((asdict(part) for part in (self.ggam, self.insertion) if type(part) is wanted), {})
 
     @property
     def backbone(self) -> str:
         """The network that is built: the one named, or the one that its method starts from instead."""
         if not self.model.pretrained or self.model.weights is not None:
             return self.model.backbone
-        method = METHODS[self.model.method]
-        return method.published_backbone(self.model.backbone, method.Options(**self.method_options))
+        return METHODS[self.model.method].published_backbone(self.model.backbone, self.options)
 
-    def to_flat(self) -> dict[str, Any]:
-        """One flat mapping of plain values, as `config.yaml` holds it."""
-        return flatten(*(getattr(self, part.name) for part in fields(self)))
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as recipes and `config.yaml` hold them: the method's options under its name."""
+        own = {self.model.method: self.options}
+        return common_options(self.model, self.data, self.optimization, self.machine, own)
 
     @classmethod
-    def from_flat(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe of a flat mapping; what it leaves out keeps its default.
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe of a mapping as `to_dict` gives it; what it leaves out keeps its default.
 
         Raises:
-            ValueError: for an unknown key, with the nearest known one, or a value out of range.
+            ValueError: for an unknown key, with the nearest known one, options of another method than the
+                recipe's, or a value out of range.
         """
-        parts: dict[str, dict[str, Any]] = {part.name: {} for part in fields(cls)}
         homes = {option.name: part for part, kind in _PARTS.items() for option in fields(kind)}
+        parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+        own: dict[str, Any] = {}
+        method = values.get("method", ModelRecipe.method)
         for name, value in values.items():
-            if name not in homes:
-                close = get_close_matches(name, homes, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(homes)}"
-                raise ValueError(f"recipe has no option {name!r}: {hint}")
-            parts[homes[name]][name] = Path(value) if name in ("weights", "cache") and value else value
-        return cls(**{part: kind(**parts[part]) for part, kind in _PARTS.items()})
+            if name in homes:
+                parts[homes[name]][name] = Path(value) if name in ("weights", "cache") and value else value
+            elif name == method and method in METHODS:
+                own = _checked_options(method, value)
+            elif name in METHODS:
+                raise ValueError(f"{name}: options of the method {name}, but the recipe's method is {method}")
+            else:
+                raise ValueError(f"recipe has no option {name!r}: {_suggest(name, homes)}")
+        model = ModelRecipe(**parts.pop("model"))
+        options = METHODS[model.method].Options(**own)
+        rest = {part: _PARTS[part](**given) for part, given in parts.items()}
+        return cls(model=model, options=options, **rest)
 
 
-def flatten(*parts: Any) -> dict[str, Any]:
-    """The options of some parts of a recipe in one mapping of plain values."""
-    options = (item for part in parts for item in asdict(part).items())
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options}
+def common_options(
+    model: ModelRecipe,
+    data: DataRecipe,
+    optimization: OptimizationRecipe,
+    machine: MachineRecipe,
+    methods: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The plain values that recipes of several methods have in common, as `Recipe.from_dict` reads them.
+
+    Args:
+        model: which network; its method is one of several.
+        data: which pictures.
+        optimization: how it is trained.
+        machine: on what.
+        methods: the options of each method, by its name.
+    """
+    common = [asdict(part) for part in (model, data, optimization, machine)]
+    values = {name: value for part in common for name, value in part.items()}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return plain | {name: asdict(options) for name, options in methods.items()}
 
 
-def build_optimizer(
-    model: FineGrainedModel, recipe: OptimizationRecipe, total_steps: int
-) -> tuple[Optimizer, CosineAnnealingLR]:
-    """SGD with two learning rates, annealed to zero along a cosine, step by step."""
-    pretrained = {id(parameter) for parameter in model.pretrained_parameters()}
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p in model.parameters() if id(p) not in pretrained and p.requires_grad],
-            "lr": recipe.lr,
-        },
-        {
-            "params": [p for p in model.pretrained_parameters() if p.requires_grad],
-            "lr": recipe.backbone_lr,
-        },
-    ]
-    optimizer = SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, total_steps))
+def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name, those of a method as `NAME.option`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = value if isinstance(value, Mapping) else {}
+        flat |= {f"{name}.{option}": each for option, each in inner.items()} or {name: value}
+    return flat
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
-    """What `auto` means on a device: bf16 on GPUs and CPUs that have instructions for it."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu":
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-    return "fp32"
+def for_method(values: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The values of a recipe for one method, without the sections of others that it may hold as well."""
+    return {name: value for name, value in values.items() if name not in METHODS or name == method}
 
 
-_PARTS: dict[str, type] = {
+_PARTS: dict[str, Any] = {
     "model": ModelRecipe,
-    "ggam": GGAMOptions,
-    "insertion": InsertionOptions,
     "data": DataRecipe,
     "optimization": OptimizationRecipe,
     "machine": MachineRecipe,
@@ -229,13 +226,22 @@ def _require(recipe: object, name: str, holds: bool, expected: str) -> None:
         raise ValueError(f"{name}={getattr(recipe, name)}: expected {expected}")
 
 
-def _refuse_foreign(options: GGAMOptions | InsertionOptions, method: str) -> None:
-    """Refuse options that differ from their defaults, if they belong to other methods than this one."""
-    kind = type(options)
-    owners = [name for name, known in METHODS.items() if known.Options is kind]
-    defaults = asdict(kind())
-    changed = [name for name, value in asdict(options).items() if value != defaults[name]]
-    if changed and method not in owners:
-        raise ValueError(
-            f"{', '.join(changed)}: options of the method {' and '.join(owners)}, which {method!r} has not"
-        )
+def _checked_options(method: str, values: Any) -> dict[str, Any]:
+    known = [option.name for option in fields(METHODS[method].Options)]
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{method}={values!r}: expected a mapping of the options of this method")
+    for name in values:
+        if name not in known:
+            hint = get_close_matches(str(name), known, n=1)
+            what = f"did you mean {hint[0]}?" if hint else f"it has {', '.join(known) or 'none'}"
+            raise ValueError(f"the method {method} has no option {name!r}: {what}")
+    return dict(values)
+
+
+def _suggest(name: str, common: Mapping[str, str]) -> str:
+    """What may be meant by an unknown option, those of methods included."""
+    owners = [owner for owner, method in METHODS.items() if name in [o.name for o in fields(method.Options)]]
+    if owners:
+        return f"options of a method stand below its name; did you mean {owners[0]}: {{{name}: …}}?"
+    close = get_close_matches(name, common, n=1)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(common)}"

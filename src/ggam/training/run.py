@@ -1,53 +1,42 @@
-"""A run directory from start to end: train, choose, evaluate once on the test pictures.
+"""A run from start to end: train, choose the epoch, calibrate it, evaluate once on the test pictures."""
 
-A run directory holds `config.yaml` (the recipe and the data), `checkpoints/` (last and best),
-`metrics.csv` (a row per epoch), TensorBoard events, `model/` (the chosen epoch, for use),
-`evaluation/` (last and best epoch on the test pictures) and `results.json` (a summary of it).
-"""
-
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
+from lightning.fabric import Fabric
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import seed_everything
+from lightning.fabric.utilities.seed import seed_everything
+from torch import Tensor
 
 from ggam._version import __version__
+from ggam.backbones.build import eval_mode
 from ggam.data.cache import PictureCache
 from ggam.data.doctor.check import unreadable
 from ggam.data.layouts.registry import load_dataset
-from ggam.data.loaders import EpochBatches, FineGrainedDataModule, eval_loader
+from ggam.data.loaders import EpochBatches, eval_loader, without_traceback
 from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.registry import create_model
 from ggam.runs.model_folder import save_model
-from ggam.system.devices import default_device
-from ggam.system.files import write_atomic
+from ggam.runs.run import Results, Run, RunError
+from ggam.system.devices import DeviceError, default_device, resolve_precision
 from ggam.training.calibration import fit_temperature
-from ggam.training.callbacks import BEST, LAST, read_epochs
-from ggam.training.module import TrainingModule
-from ggam.training.recipe import DataRecipe, Recipe, resolve_precision
-from ggam.training.trainer import CHECKPOINTS, METRICS, build_trainer, run_trainer
+from ggam.training.loop import Loop, build_fabric, read_checkpoint
+from ggam.training.recipe import DataRecipe, Recipe, flat_options
+from ggam.training.signals import Interrupted
+from ggam.training.stages import stage_ends
+from ggam.training.step import Batch, TrainingDiverged
 
-CONFIG = "config.yaml"
-RESULTS = "results.json"
 _MACHINE_ONLY = {"workers", "devices", "nodes", "accelerator", "precision", "compile"}
 """What may differ between the parts of a resumed run."""
-
 _NAMED_FILES = 20
 
 Evaluate = Callable[[FineGrainedModel, FineGrainedDataset, Path], Mapping[str, float]]
 """(model, test pictures, folder for the report) → a summary with `top1`, `top5` and so on."""
-
-
-class RunError(ValueError):
-    """A run directory that cannot be started, continued or read."""
 
 
 @dataclass(frozen=True)
@@ -57,42 +46,40 @@ class RunConfig:
     data: Path
     recipe: Recipe
 
-    def write(self, run: Path) -> None:
+    def write(self, run: Run) -> None:
         """Write `config.yaml`; the data are found again from any working directory."""
-        values = {"data": str(self.data.resolve()), "ggam": __version__, **self.recipe.to_flat()}
-        write_atomic(run / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        run.write_config({"data": str(self.data.resolve()), "version": __version__, **self.recipe.to_dict()})
 
     @classmethod
-    def read(cls, run: Path) -> "RunConfig":
+    def read(cls, run: Run) -> "RunConfig":
         """Read `config.yaml`.
 
         Raises:
             RunError: if the folder is no run directory.
         """
+        values = run.read_config()
+        data = Path(values.pop("data"))
+        values.pop("version", None)
         try:
-            values = yaml.safe_load((run / CONFIG).read_text("utf-8"))
-            data = Path(values.pop("data"))
-            values.pop("ggam")
-            return cls(data, Recipe.from_flat(values))
-        except (OSError, KeyError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{run}: not a run directory ({CONFIG} cannot be read: {reason})") from error
+            return cls(data, Recipe.from_dict(values))
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{run.config_file}: not a recipe ({' '.join(str(error).split())})") from error
 
 
 def fit(
-    config: RunConfig, run: Path, evaluate: Evaluate, *, resume: bool = False, read: bool = False
-) -> dict[str, Any] | None:
+    config: RunConfig, run: Run, evaluate: Evaluate, *, resume: bool = False, read: bool = False
+) -> Results | None:
     """Train as the recipe says, then evaluate the last and the best epoch on the test pictures.
 
     Args:
         config: the data and the recipe.
-        run: the run directory; must be new, unless `resume`.
+        run: must be new, unless `resume`.
         evaluate: measures a model on the test pictures.
         resume: go on from the last checkpoint in `run`.
         read: every picture has been read already, and need not be looked over before training.
 
     Returns:
-        What `results.json` holds; None on ranks other than the first.
+        What was measured; None on ranks other than the first.
 
     Raises:
         RunError: if the directory is in use, there is nothing to resume, or the pictures are too few.
@@ -104,32 +91,48 @@ def fit(
     recipe = config.recipe
     checkpoint = find_checkpoint(config, run, resume=resume)
     train, val, test = load_parts(config)
-    trainer = build_trainer(recipe, run, validate=len(val) > 0)
+    fabric = build_fabric(recipe)
     seed_everything(recipe.machine.seed, verbose=False)
     model = build_model(recipe, train.class_names, fresh=checkpoint is None)
+    stage_ends(model.stages(), recipe.optimization.epochs)  # refuses too few epochs
+    plain = train
     train, val, test = with_transforms(model, train, val, test)
-    module = TrainingModule(model, recipe.optimization, recipe.machine.seed)
-    data = FineGrainedDataModule(
-        train,
-        val,
-        batch_size=recipe.data.batch_size,
-        seed=recipe.machine.seed,
-        workers=recipe.data.workers,
-    )
-    if _first_rank():  # what can be refused has been refused: from here on there is a run
+    if _first_rank(recipe):  # what can be refused has been refused: from here on there is a run
         if not read:
             print(f"reading all {len(train) + len(val) + len(test)} pictures once", flush=True)
             require_readable(train, val, test)
-        (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        run.start()
         config.write(run)
-    run_trainer(trainer, module, data, checkpoint)
-    if not trainer.is_global_zero:
+    fabric.launch()
+    try:
+        loop = Loop(recipe, model, train, val, run, fabric)
+        if checkpoint is not None:
+            loop.restore(checkpoint)
+        else:
+            prepare_model(model, plain, recipe, fabric)
+        loop.run()
+    except (Interrupted, TrainingDiverged):  # on all ranks together; the first one says so
+        if fabric.is_global_zero:
+            raise
         return None
-    results = _finish(config, run, model, val, test, evaluate)
-    results["pictures"] = {"train": len(train), "val": len(val), "test": len(test)}
-    spent = sum(float(row["seconds"]) for row in read_epochs(run / METRICS))
-    results["training_seconds"] = round(spent, 1)
-    write_atomic(run / RESULTS, json.dumps(results, indent=2) + "\n")
+    except DataError as error:
+        raise without_traceback(error) from error
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"the device's memory does not suffice for {recipe.data.batch_size} pictures at a time: lower "
+            "--batch-size, and raise --accumulate to take as many for a step"
+        ) from error
+    if not fabric.is_global_zero:
+        return None
+    epochs, selected = _measure(config, run, model, val, test, evaluate, best_epoch=loop.best_epoch)
+    results = Results(
+        protocol=_protocol(recipe.data, selected),
+        selected=selected,
+        epochs=epochs,
+        pictures={"train": len(train), "val": len(val), "test": len(test)},
+        training_seconds=round(sum(float(row["seconds"]) for row in run.read_epochs()), 1),
+    )
+    run.write_results(results)
     return results
 
 
@@ -190,7 +193,7 @@ def build_model(recipe: Recipe, class_names: tuple[str, ...], *, fresh: bool = T
         stage=recipe.model.stage,
         image_size=recipe.model.image_size,
         class_names=class_names,
-        **recipe.method_options,
+        **vars(recipe.options),
     ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if recipe.machine.compile:
         # In place, so that no name of a parameter changes. The head stays eager: Grad-CAM
@@ -199,62 +202,82 @@ def build_model(recipe: Recipe, class_names: tuple[str, ...], *, fresh: bool = T
     return model
 
 
-def find_checkpoint(config: RunConfig, run: Path, *, resume: bool) -> Path | None:
+def find_checkpoint(config: RunConfig, run: Run, *, resume: bool) -> Path | None:
     """The checkpoint to go on from, None to start from the beginning.
 
     Raises:
         RunError: if a new run would overwrite something, or a resumed one would not be the same run.
     """
     if not resume:
-        if _first_rank() and run.is_file():
-            raise RunError(f"{run} is a file: expected a folder, or a name for a new one")
-        if _first_rank() and run.is_dir() and any(run.iterdir()):
-            raise RunError(f"{run} is not empty: continue it with --resume, or choose another --out")
+        if _first_rank(config.recipe):
+            run.require_new()
         return None
     stored = RunConfig.read(run)
-    before, now = stored.recipe.to_flat(), config.recipe.to_flat()
-    changed = [name for name in now if before.get(name) != now[name] and name not in _MACHINE_ONLY]
+    before, now = flat_options(stored.recipe.to_dict()), flat_options(config.recipe.to_dict())
+    changed = [
+        name for name in before | now if before.get(name) != now.get(name) and name not in _MACHINE_ONLY
+    ]
     if stored.data.resolve() != config.data.resolve() or changed:
-        what = ", ".join(f"{name}: {before.get(name)} → {now[name]}" for name in changed) or "data"
-        raise RunError(f"{run}: --resume continues the same run, but {what} changed; start a new run")
-    checkpoint = run / CHECKPOINTS / LAST
-    return checkpoint if checkpoint.exists() else None
+        what = ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in changed) or "data"
+        raise RunError(f"{run.folder}: --resume continues the same run, but {what} changed; start a new run")
+    return run.last_checkpoint if run.last_checkpoint.exists() else None
 
 
-def _finish(
+def prepare_model(model: FineGrainedModel, train: FineGrainedDataset, recipe: Recipe, fabric: Fabric) -> None:
+    """Let a method that wants to start from the training pictures; the same on every rank."""
+    if type(model).prepare is FineGrainedModel.prepare:
+        return
+    shown = train.with_transform(model.config.transform())
+    loader = eval_loader(shown, batch_size=recipe.data.batch_size, workers=recipe.data.workers)
+
+    def batches() -> Iterator[Batch]:
+        for images, labels in loader:
+            yield (
+                images.to(fabric.device, memory_format=torch.channels_last),
+                labels.to(fabric.device),
+            )
+
+    torch.manual_seed(recipe.machine.seed)
+    with eval_mode(model), fabric.autocast():
+        model.prepare(batches())
+
+
+def _measure(
     config: RunConfig,
-    run: Path,
+    run: Run,
     model: FineGrainedModel,
     val: FineGrainedDataset,
     test: FineGrainedDataset,
     evaluate: Evaluate,
-) -> dict[str, Any]:
-    """Choose and calibrate the epoch on the validation part, save it, and touch the test pictures, once."""
-    folder = run / CHECKPOINTS
-    chosen = "best" if (folder / BEST).exists() else "last"
-    results: dict[str, Any] = {"protocol": _protocol(config.recipe.data, chosen), "selected": chosen}
-    last = _load(folder / LAST)
-    epochs = {"last": last["epoch"] + 1}
-    if chosen == "best":
-        epochs["best"] = last["callbacks"]["Checkpoints"]["best_epoch"]
-    for name, epoch in epochs.items():
-        if name == "best" and epoch == epochs["last"]:  # the same weights, measured already
-            results[name] = results["last"]
-            shutil.copytree(run / "evaluation/last", run / "evaluation/best", dirs_exist_ok=True)
-            save_model(model, run / "model")
+    *,
+    best_epoch: int,
+) -> tuple[dict[str, Mapping[str, float]], str]:
+    """Calibrate the epochs on the validation part, save the chosen one, and touch the test pictures, once.
+
+    Returns:
+        What was measured, by `last` and `best`, and which of them is chosen.
+    """
+    measured: dict[str, Mapping[str, float]] = {}
+    last_epoch = config.recipe.optimization.epochs
+    chosen = "best" if best_epoch else "last"
+    for name, epoch in {"last": last_epoch, "best": best_epoch}.items():
+        if not epoch:
             continue
-        state = _load(folder / f"{name}.ckpt")["state_dict"]
-        model.load_state_dict(
-            {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-        )
+        if name == "best" and epoch == last_epoch:  # the same weights, measured already
+            measured[name] = measured["last"]
+            shutil.copytree(run.evaluation("last"), run.evaluation(name), dirs_exist_ok=True)
+            save_model(model, run.model_folder)
+            continue
+        checkpoint = run.last_checkpoint if name == "last" else run.best_checkpoint
+        model.load_state_dict(read_checkpoint(checkpoint)["model"])
+        model.requires_grad_(True)  # whatever rested in the last stage
         if len(val):
             temperature = _temperature(model.eval(), val, config.recipe)
             model.config = replace(model.config, temperature=temperature)
-        summary = evaluate(model.eval(), test, run / "evaluation" / name)
-        results[name] = {"epoch": epoch, **summary}
+        measured[name] = {"epoch": epoch, **evaluate(model.eval(), test, run.evaluation(name))}
         if name == chosen:
-            save_model(model, run / "model")
-    return results
+            save_model(model, run.model_folder)
+    return measured, chosen
 
 
 def _temperature(model: FineGrainedModel, val: FineGrainedDataset, recipe: Recipe) -> float:
@@ -262,7 +285,8 @@ def _temperature(model: FineGrainedModel, val: FineGrainedDataset, recipe: Recip
     device = default_device(recipe.machine.accelerator)
     half = resolve_precision(recipe.machine.precision, device) == "bf16"
     model.to(device)
-    logits, labels = [], []
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         for images, targets in eval_loader(
             val, batch_size=recipe.data.batch_size, workers=recipe.data.workers
@@ -284,15 +308,13 @@ def _protocol(recipe: DataRecipe, chosen: str) -> str:
     return words if few is None else f"{words}; at most {few} training pictures per class"
 
 
-def _first_rank() -> bool:
-    """Whether this is the process that writes, before Lightning has set up the others.
+def _first_rank(recipe: Recipe) -> bool:
+    """Whether this is the process that writes, before the others are started.
 
-    Where Lightning starts the processes of each of several machines, it knows the rank on this machine
-    only.
+    The only process of a run is, whatever a scheduler's variables say. Where Fabric starts the processes of
+    each of several machines, it knows the rank on this machine only.
     """
+    if recipe.machine.devices * recipe.machine.nodes == 1:
+        return True
     alone_on_another = "RANK" not in os.environ and int(os.environ.get("NODE_RANK", 0)) > 0
     return getattr(rank_zero_only, "rank", 0) == 0 and not alone_on_another
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -16,6 +16,7 @@ from ggam.deploy.predictor import Predictor
 from ggam.deploy.serve.examples import Examples, keep_examples
 from ggam.deploy.serve.limits import Limits
 from ggam.drawing.overlays import overlay
+from ggam.runs.run import Run
 from serving import NAMES, SlowPredictor, encoded, photo, serving
 
 PNG = encoded(photo())
@@ -279,14 +280,14 @@ def test_examples_of_classes(predictor: Predictor, tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_two_pictures_of_each_class(squares: Path, tmp_path: Path) -> None:
-    keep_examples(tmp_path, load_dataset(squares, split="train"), seed=0)
+    keep_examples(Run(tmp_path), load_dataset(squares, split="train"), seed=0)
     kept = {file.name: file.read_bytes() for file in (tmp_path / "examples").iterdir()}
     assert sorted(kept) == [f"{label}-{number}.jpg" for label in range(3) for number in (1, 2)]
     # Classes in alphabetical order: blue, green, red.
     for label, channel in enumerate((2, 1, 0)):
         pixels = np.asarray(Image.open(io.BytesIO(kept[f"{label}-1.jpg"])))
         assert pixels.mean(axis=(0, 1)).argmax() == channel
-    keep_examples(tmp_path, load_dataset(squares, split="train"), seed=0)
+    keep_examples(Run(tmp_path), load_dataset(squares, split="train"), seed=0)
     assert kept == {file.name: file.read_bytes() for file in (tmp_path / "examples").iterdir()}
     assert Examples.beside(tmp_path, 3).counts() == {0: 2, 1: 2, 2: 2}
 

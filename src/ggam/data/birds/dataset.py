@@ -162,8 +162,10 @@ def _write(root: Path, plan: _Plan, progress: Callable[[int, int], None]) -> Non
     lists.write(root)
     _write_lines(root / "classes.txt", folders)
     _write_lines(root / "parts" / "parts.txt", PARTS)
-    told_by = [" ".join(str(part) for part in _numbers(parts)) for parts in discriminative_parts(members)]
-    _write_lines(root / "parts" / "discriminative_parts.txt", told_by)
+    discriminative = [
+        " ".join(str(part) for part in _numbers(parts)) for parts in discriminative_parts(members)
+    ]
+    _write_lines(root / "parts" / "discriminative_parts.txt", discriminative)
     options = ", ".join(f"{name}={value}" for name, value in vars(plan).items())
     (root / "README.txt").write_text(_README.format(options=options), "utf-8")
 

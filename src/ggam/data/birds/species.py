@@ -117,8 +117,8 @@ def species(count: int) -> list[Species]:
     found = []
     for code, before in zip(codes, [None, *codes[:-1]], strict=True):
         marks = {part: list(MARKS[part])[value] for part, value in zip(MARKS, code, strict=True)}
-        told_by = next(i for i in range(len(code)) if before is None or code[i] != before[i])
-        part = list(MARKS)[told_by]
+        differing = next(i for i in range(len(code)) if before is None or code[i] != before[i])
+        part = list(MARKS)[differing]
         epithet = MARKS[part][marks[part]]
         noun = _NOUNS[(namesakes[epithet] + 7 * epithets.index(epithet)) % len(_NOUNS)]
         namesakes[epithet] += 1
@@ -133,12 +133,12 @@ def discriminative_parts(members: Sequence[Species]) -> list[list[str]]:
     `species` gives, the one before it and the one after it.
     """
     codes = np.array([[list(MARKS[part]).index(one.marks[part]) for part in MARKS] for one in members])
-    told = []
+    found = []
     for code in codes:
         differs = codes != code
-        neighbours = differs[differs.sum(axis=1) == 1]
-        told.append([part for part, telling in zip(MARKS, neighbours.any(axis=0), strict=True) if telling])
-    return told
+        apart = differs[differs.sum(axis=1) == 1].any(axis=0)
+        found.append([part for part, own in zip(MARKS, apart, strict=True) if own])
+    return found
 
 
 @cache

@@ -7,16 +7,16 @@ from pathlib import Path
 from ggam.data.records import FineGrainedDataset, limit_per_class, reading
 from ggam.deploy.serve.limits import ServeError
 from ggam.deploy.serve.pictures import thumbnail
+from ggam.runs.run import Run
 from ggam.system.files import write_atomic
 
-FOLDER = "examples"
 _NAME = re.compile(r"(\d{1,6})(?:[-_ .].*)?\.(?:jpe?g|png|webp)", re.IGNORECASE)
 _PER_CLASS = 3
 _KEPT = 2
 _SIDE = 320
 
 
-def keep_examples(run: Path, dataset: FineGrainedDataset, seed: int) -> None:
+def keep_examples(run: Run, dataset: FineGrainedDataset, seed: int) -> None:
     """Keep two small pictures of each class in a run directory, for the page of `ggam serve`.
 
     Args:
@@ -32,7 +32,7 @@ def keep_examples(run: Path, dataset: FineGrainedDataset, seed: int) -> None:
         kept[sample.label] += 1
         with reading(sample.path):
             picture = thumbnail(sample.path.read_bytes(), _SIDE)
-        write_atomic(run / FOLDER / f"{sample.label}-{kept[sample.label]}.jpg", picture)
+        write_atomic(run.examples / f"{sample.label}-{kept[sample.label]}.jpg", picture)
 
 
 class Examples:
@@ -59,7 +59,7 @@ class Examples:
     @classmethod
     def beside(cls, source: Path, classes: int) -> "Examples":
         """Those of a run directory or model folder; none if it keeps none."""
-        folder = source / FOLDER
+        folder = Run(source).examples
         return cls(folder if folder.is_dir() else None, classes)
 
     def counts(self) -> dict[int, int]:

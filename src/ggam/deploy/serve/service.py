@@ -9,13 +9,14 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from ggam.deploy.predictor import PREDICTED, Predictor
+from ggam.deploy.predictor import Predictor
 from ggam.deploy.serve.answers import Answer, Box, Guess, HeatMap, MapKind, PictureAnswer
 from ggam.deploy.serve.batching import Answered, Batcher
 from ggam.deploy.serve.limits import Limits, Refusal
 from ggam.deploy.serve.metrics import Metrics
 from ggam.deploy.serve.pictures import Picture, overlay_png, read_picture
 from ggam.deploy.serve.upload import Holding, Upload, receive
+from ggam.methods.base import PREDICTED
 
 _DEFAULT_TOP = 5
 

@@ -19,7 +19,7 @@ ALPHA = 0.1
 
 
 @dataclass(frozen=True)
-class Targets:
+class Annotations:
     """Objects and parts of N pictures; lengths and places are fractions of the crop, P parts."""
 
     objects: tuple[Box | np.ndarray | None, ...]
@@ -33,8 +33,8 @@ class Targets:
     """The part of each box inside the crop (N, 4): left, top, right, bottom; NaN without a box."""
     parts: Tensor
     """The parts (N, P, 2); NaN where one is hidden or outside the crop."""
-    telling: Tensor
-    """Which parts tell the picture's class from those it is most like (N, P), bool."""
+    discriminative: Tensor
+    """Which parts set the picture's class apart from those it is most like (N, P), bool."""
     radii: Tensor
     """How near to a part counts as on it (N,): alpha · max(w, h) of the box; NaN without a box."""
 
@@ -42,7 +42,9 @@ class Targets:
         return len(self.frames)
 
     @classmethod
-    def of(cls, dataset: FineGrainedDataset, indices: Sequence[int], *, alpha: float = ALPHA) -> "Targets":
+    def of(
+        cls, dataset: FineGrainedDataset, indices: Sequence[int], *, alpha: float = ALPHA
+    ) -> "Annotations":
         """Read what is known of some of a data set's pictures.
 
         Args:
@@ -59,28 +61,28 @@ class Targets:
         count = len(dataset.part_names)
         found: list[tuple[Box | np.ndarray | None, Frame]] = []
         coverage, boxes = torch.full((len(indices), GRID, GRID), torch.nan), []
-        parts, telling, radii = [], torch.zeros(len(indices), count, dtype=torch.bool), []
+        parts, discriminative, radii = [], torch.zeros(len(indices), count, dtype=torch.bool), []
         for row, sample in enumerate(dataset.samples[i] for i in indices):
-            frame, target = Frame.of(sample, dataset.transform), object_of(sample)
-            found.append((target, frame))
+            frame, thing = Frame.of(sample, dataset.transform), object_of(sample)
+            found.append((thing, frame))
             box = _box_in_crop(sample, frame)
             boxes.append(box)
-            if isinstance(target, np.ndarray):
-                coverage[row] = frame.mask_in_crop(target, GRID)
-            elif target is not None:
+            if isinstance(thing, np.ndarray):
+                coverage[row] = frame.mask_in_crop(thing, GRID)
+            elif thing is not None:
                 coverage[row] = box_coverage(box[None], GRID)[0]
             parts.append(visible_parts(sample, frame, count))
-            telling[row, [i for i in dataset.discriminative.get(sample.label, ()) if i < count]] = True
+            discriminative[row, [i for i in dataset.discriminative.get(sample.label, ()) if i < count]] = True
             longer = max(sample.box.width, sample.box.height) if sample.box else torch.nan
             radii.append(alpha * longer / frame.side)
         return cls(
-            objects=tuple(target for target, _ in found),
+            objects=tuple(thing for thing, _ in found),
             frames=tuple(frame for _, frame in found),
             coverage=coverage,
-            masked=torch.tensor([isinstance(target, np.ndarray) for target, _ in found]),
+            masked=torch.tensor([isinstance(thing, np.ndarray) for thing, _ in found]),
             boxes=torch.stack(boxes),
             parts=torch.stack(parts),
-            telling=telling,
+            discriminative=discriminative,
             radii=torch.tensor(radii, dtype=torch.float64),
         )
 
@@ -105,8 +107,8 @@ def box_coverage(boxes: Tensor, size: int) -> Tensor:
     return (along(top, bottom)[:, :, None] * along(left, right)[:, None]).float()
 
 
-def telling_pairs(dataset: FineGrainedDataset) -> Tensor | None:
-    """By which parts each class of generated birds is told from each other one.
+def discriminative_pairs(dataset: FineGrainedDataset) -> Tensor | None:
+    """The parts that set each class of generated birds apart from each other one.
 
     Returns:
         (K, K, P), bool; None for all other data, of which that is not known.

@@ -3,8 +3,7 @@
 import csv
 import io
 
-from ggam.studies.formats import escape_tex, to_csv, to_latex, to_markdown
-from ggam.studies.wording import Column
+from ggam.drawing.tables import Column, escape_tex, to_csv, to_latex, to_markdown
 
 COLUMNS = [
     Column("", ("λ = 3", "a_b & 50 %|"), "label"),
