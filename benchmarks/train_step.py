@@ -21,6 +21,11 @@ from ggam.methods.ggam import GGAM
 from rounds import arguments, measure, show, title
 
 
+def losses(model: FineGrainedModel, images: Tensor, targets: Tensor) -> Tensor:
+    """What is minimised: the sum of the method's terms."""
+    return torch.stack(list(model.losses(images, targets).values())).sum()
+
+
 def step(model: FineGrainedModel, loss: Callable[[], Tensor], autocast: torch.autocast) -> Callable[[], None]:
     """One training step as a call."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
@@ -38,14 +43,13 @@ def step(model: FineGrainedModel, loss: Callable[[], Tensor], autocast: torch.au
 def naive_loss(model: GGAM, images: Tensor, targets: Tensor) -> Tensor:
     """GGAM's loss with β from a backward pass through the whole network, as in the authors' scripts."""
     output = model(images)
-    assert output.attention is not None
     output.features.retain_grad()
     output.logits.amax(dim=1).sum().backward(retain_graph=True)
     assert output.features.grad is not None
     beta = output.features.grad.mean(dim=(2, 3))
     for parameter in model.parameters():
         parameter.grad = None
-    return model.loss(output.logits, targets, output.attention.channel, beta).total
+    return model.loss(output.logits, targets, output.maps["channel"], beta).total
 
 
 def main() -> None:
@@ -76,11 +80,9 @@ def main() -> None:
         "attention, cross-entropy only": step(
             same, lambda: F.cross_entropy(same(images).logits, targets), autocast
         ),
-        "baseline (no attention)": step(plain, lambda: plain.training_loss(images, targets).total, autocast),
-        "ggam, guidance off": step(
-            attention, lambda: attention.training_loss(images, targets).total, autocast
-        ),
-        "ggam": step(guided, lambda: guided.training_loss(images, targets).total, autocast),
+        "baseline (no attention)": step(plain, lambda: losses(plain, images, targets), autocast),
+        "ggam, guidance off": step(attention, lambda: losses(attention, images, targets), autocast),
+        "ggam": step(guided, lambda: losses(guided, images, targets), autocast),
         "ggam, naive second backward": step(naive, lambda: naive_loss(naive, images, targets), autocast),
     }
     show(title("Training step", args), measure(kinds, args.rounds, device))

@@ -24,10 +24,11 @@ class Classifier(LightningModule):
         self.model.epoch = self.current_epoch
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Eq. 6: what is minimised is the total; its terms, and how much the target says, are logged."""
-        terms = self.model.training_loss(*batch)
-        self.log_dict({"loss": terms.total, "guidance": terms.guidance, **self.model.diagnostics})
-        return terms.total
+        """Eq. 6: what is minimised is the sum of the terms; they and the diagnostics are logged."""
+        terms = self.model.losses(*batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({"loss": loss, **terms, **self.model.diagnostics})
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Accuracy on pictures that were held out."""
@@ -36,10 +37,10 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """What has pre-trained weights learns at a tenth of the rate, as in the paper."""
-        pretrained = self.model.pretrained_parameters()
-        known = set(map(id, pretrained))
-        new = [parameter for parameter in self.model.parameters() if id(parameter) not in known]
-        groups = [{"params": new}, {"params": pretrained, "lr": self.lr / 10}]
+        groups = [
+            {"params": group.parameters, "lr": group.factor * (self.lr / 10 if group.pretrained else self.lr)}
+            for group in self.model.parameter_groups()
+        ]
         return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, weight_decay=1e-4)
 
 

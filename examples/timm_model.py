@@ -23,17 +23,17 @@ def main(name: str = "resnet10t") -> None:
     images[range(6), labels] += 0.5
 
     # As in the paper, what has pre-trained weights learns ten times more slowly than what is new.
-    pretrained = model.pretrained_parameters()
-    known = set(map(id, pretrained))
-    new = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups = [{"params": new, "lr": 0.02}, {"params": pretrained, "lr": 0.002}]
+    groups = [
+        {"params": group.parameters, "lr": 0.002 if group.pretrained else 0.02}
+        for group in model.parameter_groups()
+    ]
     optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-4)
     for step in range(4):
-        loss = model.train().training_loss(images, labels)  # Eq. 6
+        terms = model.train().losses(images, labels)  # Eq. 6, weighted
         optimizer.zero_grad()
-        loss.total.backward()
+        (terms["classification"] + terms["guidance"]).backward()
         optimizer.step()
-        print(f"step {step + 1}: cross-entropy {loss.classification:.3f}, guidance {loss.guidance:.4f}")
+        print(f"step {step + 1}: " + ", ".join(f"{name} {term:.4f}" for name, term in terms.items()))
 
     explanation = ggam.explain(model, images)  # logits and heat maps, one forward pass
     print(f"{name}: heat maps {tuple(explanation.maps.shape)} of classes {explanation.classes.tolist()}")

@@ -42,11 +42,11 @@ def main(target: str) -> None:
     model = ggam.create_model(Features(classifier.resnet), num_classes=3, pretrained=False, image_size=64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for step in range(3):
-        loss = model.train().training_loss(images, labels)
+        terms = model.train().losses(images, labels)
         optimizer.zero_grad()
-        loss.total.backward()
+        (terms["classification"] + terms["guidance"]).backward()
         optimizer.step()
-        print(f"step {step + 1}: cross-entropy {loss.classification:.3f}, guidance {loss.guidance:.4f}")
+        print(f"step {step + 1}: " + ", ".join(f"{name} {term:.4f}" for name, term in terms.items()))
     heat = ggam.explain(model, images).maps[0]
     pixels = (images[0] * 255).byte().permute(1, 2, 0).numpy()
     overlay(Image.fromarray(pixels), heat).save(target)

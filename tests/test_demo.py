@@ -9,11 +9,6 @@ from rich.console import Console
 from ggam import demo
 from ggam.evaluation.measure import evaluator
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
-
 
 @contextmanager
 def silent(what: str) -> Iterator[Any]:
@@ -32,7 +27,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TRAIN_PER_CLASS", 6)
     monkeypatch.setattr(demo, "TEST_PER_CLASS", 3)
     changes = {"backbone": "test_resnet", "image_size": 64, "epochs": 1, "batch_size": 4, "workers": 0}
-    monkeypatch.setattr(demo, "RECIPE", demo.RECIPE | changes | {"accelerator": "cpu", "precision": "fp32"})
+    values = demo.recipe() | changes | {"accelerator": "cpu", "precision": "fp32"}
+    monkeypatch.setattr(demo, "recipe", lambda: values)
 
 
 @pytest.mark.usefixtures("small")

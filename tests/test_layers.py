@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "training"),
     ("report",),
     ("deploy", "studies"),
-    ("__main__", "cli", "commands", "demo"),
+    ("__main__", "cli", "commands", "demo", "fitting"),
 )
 # Training receives an `evaluate` callable; pictures and charts know no network.
 STRANGERS = (

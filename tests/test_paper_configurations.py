@@ -5,6 +5,8 @@ import torch
 
 from ggam import create_model, explain
 from ggam.methods.ggam import PRESETS
+from ggam.training.recipe import OptimizationRecipe
+from ggam.training.step import build_optimizer
 
 BACKBONES = {"resnet50": (2048, 14, 14), "vgg19": (512, 14, 14)}
 
@@ -16,14 +18,14 @@ def test_one_training_step_and_one_evaluation_batch(backbone: str, preset: str) 
     torch.manual_seed(0)
     model = create_model(backbone, 200, pretrained=False, image_size=448, preset=preset)
     images, targets = torch.randn(2, 3, 448, 448), torch.tensor([3, 199])
-    pretrained = model.pretrained_parameters()
-    fresh = [p for name, p in model.named_parameters() if not name.startswith("backbone.")]
-    optimizer = torch.optim.SGD(
-        [{"params": fresh, "lr": 0.1}, {"params": pretrained, "lr": 0.01}], momentum=0.9, weight_decay=1e-4
-    )
-    terms = model.training_loss(images, targets)
-    terms.total.backward()
-    assert terms.total.isfinite() and terms.guidance > 0
+    optimizer, _ = build_optimizer(model, OptimizationRecipe(), total_steps=1)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.01]
+    fresh = {id(p) for name, p in model.named_parameters() if not name.startswith("backbone.")}
+    assert {id(p) for p in optimizer.param_groups[0]["params"]} == fresh
+    terms = model.losses(images, targets)
+    loss = terms["classification"] + terms["guidance"]
+    loss.backward()
+    assert loss.isfinite() and terms["guidance"] > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     optimizer.step()
     optimizer.zero_grad()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ggam import demo
-from ggam.training.recipe import Recipe
+from ggam.training.recipe import Recipe, flat_options
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -25,8 +25,8 @@ def test_all_recipes_are_there() -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in RECIPES])
 def test_it_parses_and_keeps_every_value(name: str) -> None:
-    flat = Recipe.from_flat(values(name)).to_flat()
-    assert all(flat[key] == value for key, value in values(name).items())
+    kept = flat_options(Recipe.from_dict(values(name)).to_dict())
+    assert all(kept[key] == value for key, value in flat_options(values(name)).items())
 
 
 @pytest.mark.parametrize("name", [path.stem for path in RECIPES])
@@ -37,12 +37,12 @@ def test_it_says_how_it_is_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_settings(name: str) -> None:
-    recipe = Recipe.from_flat(values(name))
+    recipe = Recipe.from_dict(values(name))
     data, backbone = name.split("_")
     assert (recipe.model.method, recipe.model.backbone, recipe.model.image_size) == ("ggam", backbone, 448)
     assert recipe.model.pretrained and recipe.model.stage is None
     assert recipe.data.layout == data
-    assert (recipe.ggam.preset, recipe.ggam.guidance_weight) == ("paper", 1.0)
+    assert (recipe.options.preset, recipe.options.guidance_weight) == ("paper", 1.0)
     assert (recipe.data.batch_size, recipe.data.val_fraction, recipe.data.train_per_class) == (32, 0.0, None)
     optimization = recipe.optimization
     assert (optimization.epochs, optimization.lr, optimization.backbone_lr) == (100, 0.1, 0.01)
@@ -52,7 +52,7 @@ def test_the_papers_settings(name: str) -> None:
 
 
 def test_the_birds_recipe_is_the_demos() -> None:
-    assert values("birds") == demo.RECIPE
+    assert values("birds") == demo.recipe()
 
 
 def test_the_table_lists_each_recipe_once() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         explain as explain,
         explain_maps as explain_maps,
     )
+    from ggam.fitting import TrainedRun as TrainedRun, fit as fit
     from ggam.methods.base import FineGrainedModel as FineGrainedModel, Output as Output
     from ggam.methods.registry import create_model as create_model
     from ggam.runs.model_folder import (
@@ -42,6 +43,7 @@ _HOMES = {
     "ChannelSpatialAttention": "equations.attention",
     "Explanation": "explanations.explanation",
     "FineGrainedModel": "methods.base",
+    "TrainedRun": "fitting",
     "GGAMLoss": "equations.guidance",
     "LossTerms": "equations.guidance",
     "Output": "methods.base",
@@ -51,6 +53,7 @@ _HOMES = {
     "explain": "explanations.explanation",
     "explain_maps": "explanations.explanation",
     "explain_module": "explanations.any_module",
+    "fit": "fitting",
     "from_pretrained": "runs.model_folder",
     "gradcam_map": "equations.gradcam",
     "gradcam_weights": "equations.gradcam",

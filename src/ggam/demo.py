@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -73,16 +74,21 @@ def run_demo(
             image_size=160,
             progress=advance,
         )
-    recipe = yaml.safe_load(resources.files("ggam.data.birds").joinpath("recipe.yaml").read_text("utf-8"))
+    values = recipe()
     for step, (method, name) in enumerate(METHODS.items(), start=2):
-        console.print(f"[bold]{step}/4[/] training the {name} from scratch, {recipe['epochs']} epochs")
-        fit(RunConfig(birds, Recipe.from_dict({**recipe, "method": method})), Run(out / method), evaluator)
+        console.print(f"[bold]{step}/4[/] training the {name} from scratch, {values['epochs']} epochs")
+        fit(RunConfig(birds, Recipe.from_dict({**values, "method": method})), Run(out / method), evaluator)
     console.print("[bold]4/4[/] looking where they look")
     page = _compare(out, load_dataset(birds, split="test"))
     console.print(f"[bold]{page}[/]")
     if open_page and _has_display():
         webbrowser.open(page.resolve().as_uri())
     return page
+
+
+def recipe() -> dict[str, Any]:
+    """How both networks are trained: `recipes/birds.yaml`."""
+    return yaml.safe_load(resources.files("ggam.data.birds").joinpath("recipe.yaml").read_text("utf-8"))
 
 
 def _has_display() -> bool:

@@ -12,22 +12,19 @@ from conftest import write_class_folders
 from ggam import cli
 from ggam.evaluation.measure import evaluator
 from ggam.runs.model_folder import load_model
+from ggam.runs.run import Run as RunDirectory
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, fit
 
 Run = Callable[..., tuple[int, str, str]]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 RECIPE = {
     "backbone": "test_resnet",
     "pretrained": False,
     "image_size": 32,
     "epochs": 1,
     "batch_size": 6,
-    "lr": 0.05,
-    "backbone_lr": 0.02,
+    "lr": 0.002,  # too little to learn all, so that there is something to calibrate
+    "backbone_lr": 0.002,
     "workers": 0,
     "accelerator": "cpu",
     "precision": "fp32",
@@ -39,7 +36,8 @@ RECIPE = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("deploy")
     data = write_class_folders(root / "data", train=12, test=4)
-    fit(RunConfig(data, Recipe.from_flat(RECIPE)), root / "run", evaluator("fp32", 0, accelerator="cpu"))
+    config, measure = RunConfig(data, Recipe.from_dict(RECIPE)), evaluator("fp32", 0, accelerator="cpu")
+    fit(config, RunDirectory(root / "run"), measure)
     return root / "run"
 
 
@@ -65,9 +63,10 @@ def test_training_fits_a_temperature_and_says_what_it_changes(trained: Path) -> 
     chosen = results[results["selected"]]
     model = load_model(trained / "model")
     assert model.config.temperature == pytest.approx(chosen["temperature"])
-    assert model.config.temperature > 0
+    assert model.config.temperature > 0 and model.config.temperature != 1
     assert 0 <= chosen["ece"] <= 1
-    assert 0 <= chosen["ece_calibrated"] <= 1
+    assert 0 <= chosen["ece_uncalibrated"] <= 1
+    assert chosen["ece"] != chosen["ece_uncalibrated"]
 
 
 def test_export_then_predict_says_what_evaluate_said(ggam: Run, trained: Path, tmp_path: Path) -> None:
@@ -83,10 +82,19 @@ def test_export_then_predict_says_what_evaluate_said(ggam: Run, trained: Path, t
     assert "12 pictures predicted" in out
     chosen = json.loads((trained / "results.json").read_text())["selected"]
     with (trained / "evaluation" / chosen / "predictions.csv").open(newline="") as evaluated:
-        expected = {Path(row["path"]).parts[-2:]: row["predicted_name"] for row in csv.DictReader(evaluated)}
+        expected = {
+            Path(row["path"]).parts[-2:]: (row["predicted_name"], float(row["probability"]))
+            for row in csv.DictReader(evaluated)
+        }
     with (tmp_path / "p.csv").open(newline="") as predicted:
-        found = {Path(row["path"]).parts[-2:]: row["class_1"] for row in csv.DictReader(predicted)}
-    assert found == expected
+        found = {
+            Path(row["path"]).parts[-2:]: (row["class_1"], float(row["probability_1"]))
+            for row in csv.DictReader(predicted)
+        }
+    assert found.keys() == expected.keys()
+    for picture, (name, probability) in found.items():
+        assert name == expected[picture][0]
+        assert probability == pytest.approx(expected[picture][1], abs=1e-4)
 
     code, out, _ = ggam("predict", file, trained.parent / "data/test", "--out", tmp_path / "p.csv")
     assert "0 pictures predicted, 12 were there already" in out

@@ -13,10 +13,6 @@ FLAGS = (
     "--backbone-lr 0.02 --val-fraction 0 --workers 0 --accelerator cpu --precision fp32"
 )
 OPTIONS = FLAGS.split()
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-]
 
 
 def test_a_study_from_the_plan_to_the_page(ggam: Run, squares: Path, tmp_path: Path) -> None:
@@ -87,9 +83,9 @@ def test_a_row_that_cannot_be_built_costs_the_others_nothing(
 def test_the_page_states_the_recipe_of_the_rows(ggam: Run, squares: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     command = ["study", "table2", squares, "--out", out, "--methods", "ggam", "--seeds", 1, *OPTIONS]
-    code, _, _ = ggam(*command, "--preset", "released")
+    code, _, _ = ggam(*command, "--ggam.preset", "released")
     assert code == 0
-    recipe = json.loads((out / "table2/table.json").read_text())["recipe"]
+    recipe = json.loads((out / "table2/table.json").read_text())["recipe"]["ggam"]
     assert (recipe["preset"], recipe["target"], recipe["pool"]) == ("released", "softmax", "max")
     assert "pool by the maximum" in (out / "table2/index.html").read_text()
 
@@ -97,7 +93,7 @@ def test_the_page_states_the_recipe_of_the_rows(ggam: Run, squares: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["table3", "--guidance-weight", "0"], "rows without guidance"),
+        (["table3", "--ggam.guidance-weight", "0"], "rows without guidance"),
         (["table3", "--method", "cbam"], "name their methods"),
         (["table3", "--methods", "ggam"], "belong to table2"),
         (["table2", "--methods", "gam"], "gam"),

@@ -43,8 +43,11 @@ def test_a_resumed_sampler_goes_on_where_it_stopped(trained: int) -> None:
         return batches
 
     whole = draws(EpochBatches(20, 4, 7), range(3))
-    resumed = EpochBatches(20, 4, 7, trained=trained)
+    resumed = EpochBatches(20, 4, 7)
+    resumed.go_on(trained)
+    assert resumed.epoch == trained // 5
     assert draws(resumed, range(trained // 5, 3)) == whole[trained:]
+    assert draws(resumed, range(3)) == whole, "only the first epoch is cut"
 
 
 def test_epochs_are_shuffled_differently() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
-from ggam import create_model, explain, explain_module, map_kinds
+from ggam import create_model, explain_maps, explain_module
 from ggam.explanations.any_module import LayerError
 from ggam.explanations.explanation import weights_at_features
 
@@ -63,7 +63,7 @@ def test_values_by_hand() -> None:
     torch.testing.assert_close(explanation.weights.double(), beta, rtol=1e-5, atol=1e-8)
     assert torch.equal(explanation.features, model.stem(images()))
     assert torch.equal(explanation.logits, model(images()))
-    assert explanation.attention is None and explanation.classes.tolist() == [3, 3]
+    assert not explanation.shown and explanation.classes.tolist() == [3, 3]
 
 
 def test_the_predicted_class_is_the_default_and_a_layer_may_be_the_module_itself() -> None:
@@ -92,11 +92,11 @@ def test_it_agrees_with_explain_on_our_own_models() -> None:
     body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU())
     model = create_model(body, K, image_size=16)
     pictures = images(size=(16, 16))
-    foreign = explain_module(model, "backbone", pictures)
-    ours = explain(model, pictures)
-    before = map_kinds(model, ours, ["gradcam-features"])["gradcam-features"]
-    torch.testing.assert_close(foreign.maps, before, rtol=1e-4, atol=1e-9)
-    torch.testing.assert_close(foreign.weights, weights_at_features(model, ours), rtol=1e-4, atol=1e-9)
+    foreign = explain_module(model, "backbone.body", pictures)
+    ours, maps = explain_maps(model, pictures)
+    _, weights = weights_at_features(model, pictures, ours.classes)
+    torch.testing.assert_close(foreign.maps, maps["gradcam-features"], rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(foreign.weights, weights, rtol=1e-4, atol=1e-9)
 
 
 def test_a_relu_in_place_behind_the_layer_does_not_change_what_was_seen() -> None:

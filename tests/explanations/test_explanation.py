@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from ggam import Explanation, attention_maps, create_model, explain, map_kinds
-from ggam.explanations.explanation import MAPS, available_maps, weights_at_features
+from ggam import Explanation, create_model, explain, explain_maps
+from ggam.explanations.explanation import available_maps, weights_at_features
 from ggam.methods.base import FineGrainedModel
 
 
@@ -19,8 +19,15 @@ def build(method: str = "ggam", **options: Any) -> FineGrainedModel:
     model = create_model(body, 5, method=method, image_size=16, **options)
     model.train()
     for _ in range(3):  # running statistics that are not those of a fresh network
-        model.training_loss(images(8), torch.arange(8) % 5)
+        model.losses(images(8), torch.arange(8) % 5)
     return model
+
+
+KINDS = ("gradcam", "gradcam-features", "spatial", "channel")
+
+
+def maps_of(*arguments: Any, **options: Any) -> dict[str, Tensor]:
+    return explain_maps(*arguments, **options)[1]
 
 
 def images(count: int = 3) -> Tensor:
@@ -33,13 +40,14 @@ def test_explanation_is_the_gradient_of_the_whole_network(method: str, classes: 
     model = build(method).double().eval()
     explanation = explain(model, images().double(), classes)
     output = model(images().double())
-    places = (output.features, output.features if output.attention is None else output.attention.features)
+    places = (output.features, output.attended)
     chosen = output.logits.argmax(dim=1) if classes is None else classes
     first, last = torch.autograd.grad(output.logits.gather(1, chosen[:, None]).sum(), places)
     assert torch.equal(explanation.classes, chosen)
     torch.testing.assert_close(explanation.logits, output.logits)
     torch.testing.assert_close(explanation.attended, places[1])
-    before = weights_at_features(model, explanation)
+    features, before = weights_at_features(model, images().double(), chosen)
+    torch.testing.assert_close(features, output.features)
     for b in range(3):
         beta = last[b].mean(dim=(1, 2)).tolist()
         np.testing.assert_allclose(explanation.weights[b].numpy(), beta, rtol=1e-9, atol=1e-15)
@@ -53,9 +61,10 @@ def test_shapes_and_types() -> None:
     assert isinstance(explanation, Explanation)
     assert explanation.logits.shape == (3, 5) and explanation.classes.shape == (3,)
     assert explanation.maps.shape == (3, 4, 4) and explanation.weights.shape == (3, 8)
-    assert explanation.attention is not None
-    assert [tuple(part.shape) for part in explanation.attention] == [(3, 8), (3, 1, 4, 4), (3, 8, 4, 4)]
-    assert explain(build("baseline"), images()).attention is None
+    assert explanation.attended.shape == explanation.features.shape == (3, 8, 4, 4)
+    shapes = {name: tuple(part.shape) for name, part in explanation.shown.items()}
+    assert shapes == {"channel": (3, 8), "spatial": (3, 1, 4, 4)}
+    assert not explain(build("baseline"), images()).shown
 
 
 @pytest.mark.parametrize("method", ["ggam", "baseline"])
@@ -71,7 +80,7 @@ def test_the_model_is_left_as_it_was(method: str, training: bool) -> None:
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.grad is not None and p.grad.eq(3).all() and p.requires_grad for p in model.parameters())
-    parts = [*explanation[:5], *(explanation.attention or ())]
+    parts = [*explanation[:6], *explanation.shown.values()]
     assert not any(part.requires_grad or part.is_inference() for part in parts)
 
 
@@ -156,30 +165,28 @@ def test_a_map_that_is_not_a_number_is_empty() -> None:
 @pytest.mark.parametrize("options", [{}, {"preset": "released"}, {"spatial": False}, {"channel": False}])
 def test_the_kinds_of_map_by_their_formulas(options: dict[str, Any]) -> None:
     model = build(**options).double().eval()
-    explanation = explain(model, images().double())
-    kinds = map_kinds(model, explanation)
+    explanation, kinds = explain_maps(model, images().double())
     assert tuple(kinds) == available_maps(model)
     assert torch.equal(kinds["gradcam"], explanation.maps)
     features = explanation.features.requires_grad_()
-    output = model.head(features)
-    assert output.attention is not None
-    places = {"gradcam": output.attention.features, "gradcam-features": features}
+    output = model.head({"last": features}, images())
+    places = {"gradcam": output.attended, "gradcam-features": features}
     gradients = torch.autograd.grad(output.logits.max(dim=1).values.sum(), tuple(places.values()))
     for b in range(3):
         for (kind, place), gradient in zip(places.items(), gradients, strict=True):
             wanted = reference.heat_map(place[b].detach().numpy(), gradient[b].mean(dim=(1, 2)).tolist())
             np.testing.assert_allclose(kinds[kind][b], wanted, rtol=1e-9, atol=1e-18)
         if "spatial" in kinds:
-            assert torch.equal(kinds["spatial"][b], output.attention.spatial[b, 0])
+            assert torch.equal(kinds["spatial"][b], output.maps["spatial"][b, 0])
         if "channel" in kinds:
-            scores = output.attention.channel[b].tolist()
+            scores = output.maps["channel"][b].tolist()
             wanted = reference.heat_map(features[b].detach().numpy(), scores)
             np.testing.assert_allclose(kinds["channel"][b], wanted, rtol=1e-9)
 
 
 def test_the_spatial_attention_of_a_rectified_map_is_the_channel_map_normalised() -> None:
     model = build()
-    kinds = map_kinds(model, explain(model, images()))
+    kinds = maps_of(model, images())
     mass = kinds["channel"].sum(dim=(1, 2), keepdim=True)
     torch.testing.assert_close(kinds["spatial"], kinds["channel"] / mass)
 
@@ -187,7 +194,7 @@ def test_the_spatial_attention_of_a_rectified_map_is_the_channel_map_normalised(
 @pytest.mark.parametrize(
     ("method", "options", "kinds"),
     [
-        ("ggam", {}, MAPS),
+        ("ggam", {}, KINDS),
         ("ggam", {"spatial": False}, ("gradcam", "gradcam-features", "channel")),
         ("ggam", {"channel": False}, ("gradcam", "gradcam-features", "spatial")),
         ("ggam", {"channel": False, "spatial": False}, ("gradcam",)),
@@ -198,39 +205,47 @@ def test_only_attention_at_work_is_a_map(
     method: str, options: dict[str, Any], kinds: tuple[str, ...]
 ) -> None:
     model = build(method, **options)
-    assert available_maps(model) == kinds == tuple(attention_maps(model, images()))
+    assert available_maps(model) == kinds == tuple(maps_of(model, images()))
 
 
 def test_kinds_can_be_chosen_and_are_shaped_like_the_maps_of_the_classes() -> None:
     model = build()
-    explanation = explain(model, images(), torch.tensor([[4, 0], [0, 0], [2, 3]]))
-    for kind, maps in map_kinds(model, explanation).items():
+    classes = torch.tensor([[4, 0], [0, 0], [2, 3]])
+    for kind, maps in maps_of(model, images(), classes).items():
         assert maps.shape == (3, 2, 4, 4), kind
         assert not maps.requires_grad
-        single = map_kinds(model, explain(model, images(), explanation.classes[:, 1]), [kind])[kind]
+        single = maps_of(model, images(), classes[:, 1], kinds=[kind])[kind]
         torch.testing.assert_close(maps[:, 1], single)
-    assert list(map_kinds(model, explanation, ["spatial", "gradcam"])) == ["spatial", "gradcam"]
+    assert list(maps_of(model, images(), kinds=["spatial", "gradcam"])) == ["spatial", "gradcam"]
+
+
+def test_the_predicted_class_beside_others() -> None:
+    model = build()
+    predicted = explain(model, images()).classes
+    beside = explain(model, images(), torch.tensor([[-1, 4]] * 3))
+    assert torch.equal(beside.classes, torch.stack([predicted, torch.full((3,), 4)], dim=1))
+    assert torch.equal(beside.maps[:, 0], explain(model, images()).maps)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_kinds_in_any_gradient_mode_and_in_train_mode(context: Any) -> None:
     model = build().train()
-    wanted = attention_maps(model, images())
+    wanted = maps_of(model, images())
     with context():
-        found = attention_maps(model, images())
+        found = maps_of(model, images())
         predicted = explain(model, images()).logits.argmax(dim=1)  # under inference_mode of that mode too
-        named = attention_maps(model, images(), predicted)
+        named = maps_of(model, images(), predicted)
     assert model.training
-    assert all(torch.equal(found[kind], wanted[kind]) for kind in MAPS)
-    assert all(torch.equal(named[kind], wanted[kind]) for kind in MAPS)
+    assert all(torch.equal(found[kind], wanted[kind]) for kind in KINDS)
+    assert all(torch.equal(named[kind], wanted[kind]) for kind in KINDS)
 
 
 def test_kinds_under_autocast_are_close_to_float32() -> None:
     model = build()
-    wanted = attention_maps(model, images())
+    wanted = maps_of(model, images())
     with torch.autocast("cpu", torch.bfloat16):
-        found = attention_maps(model, images())
-    for kind in MAPS:
+        found = maps_of(model, images())
+    for kind in KINDS:
         assert found[kind].dtype == torch.float32
         assert (found[kind] - wanted[kind]).norm() / wanted[kind].norm() < 0.05, kind
 
@@ -245,16 +260,16 @@ def test_kinds_under_autocast_are_close_to_float32() -> None:
 def test_a_kind_that_is_not_there_is_refused(method: str, kind: str, message: str) -> None:
     model = build(method)
     with pytest.raises(ValueError, match=message):
-        map_kinds(model, explain(model, images()), [kind])
+        explain_maps(model, images(), kinds=[kind])
 
 
 def test_training_goes_on_as_if_nothing_had_been_explained() -> None:
     def step(ask: bool) -> list[Tensor]:
         model = build()
-        terms = model.training_loss(images(), torch.tensor([0, 1, 2]))
+        terms = model.losses(images(), torch.tensor([0, 1, 2]))
         if ask:
             explain(model, images())
-        terms.total.backward()
+        torch.stack(list(terms.values())).sum().backward()
         return [p.grad for p in model.parameters() if p.grad is not None]
 
     assert all(torch.equal(a, b) for a, b in zip(step(True), step(False), strict=True))
@@ -267,11 +282,11 @@ def test_training_goes_on_as_if_nothing_had_been_explained() -> None:
         ((2, 1, 16, 16), None, r"expected \(B, 3, h, w\)"),
         ((2, 3, 16, 16), torch.tensor([1]), "expected 2 integers, one per image"),
         ((2, 3, 16, 16), torch.tensor([1.0, 0.0]), "torch.float32: expected 2 integers"),
-        ((2, 3, 16, 16), torch.tensor([0, 5]), "classes from 0 to 5: expected 0 to 4"),
-        ((2, 3, 16, 16), torch.tensor([[0, 5], [1, 1]]), "classes from 0 to 5: expected 0 to 4"),
+        ((2, 3, 16, 16), torch.tensor([0, 5]), "classes from 0 to 5: expected -1 to 4"),
+        ((2, 3, 16, 16), torch.tensor([[0, 5], [1, 1]]), "classes from 0 to 5: expected -1 to 4"),
         ((2, 3, 16, 16), torch.tensor([[0, 1]]), r"classes of shape \(1, 2\)"),
         ((2, 3, 16, 16), torch.zeros(2, 0).long(), r"classes of shape \(2, 0\)"),
-        ((2, 3, 16, 16), torch.tensor([-1, 0]), "classes from -1 to 0: expected 0 to 4"),
+        ((2, 3, 16, 16), torch.tensor([-2, 0]), "classes from -2 to 0: expected -1 to 4"),
     ],
 )
 def test_what_does_not_fit_is_refused(shape: tuple[int, ...], classes: Any, message: str) -> None:

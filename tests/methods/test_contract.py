@@ -28,7 +28,7 @@ from ggam.training import loop
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, build_model, fit
 from ggam.training.signals import Interrupted
-from ggam.training.step import training_step
+from ggam.training.step import build_optimizer, training_step
 from toys import TOYS, registered
 
 CASES = [*METHODS, *TOYS]
@@ -112,6 +112,7 @@ def test_all_answers_come_from_one_forward_pass(method: str, squares: Path, tmp_
     predicted = TorchPredictor(model, device=torch.device("cpu")).predict(images())
     np.testing.assert_allclose(predicted.logits, logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(predicted.probabilities, probabilities, rtol=1e-5, atol=1e-7)
+    assert predicted.maps is not None
     np.testing.assert_allclose(predicted.maps, explained.maps, rtol=1e-4, atol=1e-6)
 
     save_model(model, tmp_path / "model")
@@ -175,7 +176,7 @@ def test_what_rests_is_bit_equal_after_a_stage(
     config = configure(squares, method, epochs=3, accumulate=2, val_fraction=0.0)
     fit(config, Run(tmp_path / "run"), measure)
     model = build_model(config.recipe, ("blue", "green", "red"))
-    optimizer, _ = loop.build_optimizer(model, config.recipe.optimization, 1)
+    optimizer, _ = build_optimizer(model, config.recipe.optimization, 1)
     order = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
     resting = [name for name in model.state_dict() if not name.startswith("classifier.")]
     first, second, third = kept

@@ -17,6 +17,9 @@ import torch
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
+from ggam.methods.baseline import BaselineOptions
+from ggam.methods.ggam import GGAMOptions
+from ggam.runs.run import Run
 from ggam.studies.definition import Row, Study
 from ggam.studies.queue import open_storage
 from ggam.studies.runner import (
@@ -33,11 +36,6 @@ from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, fit
 from ggam.training.signals import Interrupted
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
-]
 TINY: dict[str, Any] = {
     "backbone": "test_resnet",
     "pretrained": False,
@@ -92,7 +90,7 @@ class Worker:
 @pytest.fixture
 def worker(squares: Path, tmp_path: Path) -> Worker:
     out = tmp_path / "study"
-    claim_folder(squares, Recipe.from_flat(TINY), out)
+    claim_folder(squares, Recipe.from_dict(TINY), out)
     return Worker(squares, out)
 
 
@@ -113,8 +111,9 @@ def test_a_run_is_known_by_what_decides_its_result() -> None:
     assert planned(workers=3)[1].name == guided.name
     assert planned(cache="here")[1].name == planned(cache="there")[1].name != guided.name
     assert planned(epochs=3)[1].name != guided.name
-    assert planned(guidance_weight=2.0)[1].name != guided.name
-    assert planned(guidance_weight=2.0)[0].name == plain.name, "the plain network has no such option"
+    assert planned(ggam={"guidance_weight": 2.0})[1].name != guided.name
+    assert planned(ggam={"guidance_weight": 2.0})[0].name == plain.name, "the plain network has no such option"
+    assert planned(ggam={"guidance_weight": 1.0})[1].name == guided.name, "as it is by default"
 
 
 def test_weights_count_by_their_content(tmp_path: Path) -> None:
@@ -160,9 +159,18 @@ def test_a_signal_during_the_evaluation_leaves_the_run_to_the_next(
 
 
 def test_options_of_other_methods_fall_away() -> None:
-    options = TINY | {"preset": "paper", "placement": "last"}
-    assert combine(options, STUDY.rows[1], 0).ggam.target == "sigmoid"
-    assert combine(options, STUDY.rows[0], 0).method_options == {}
+    options = TINY | {"ggam": {"preset": "paper"}, "senet": {"placement": "last"}}
+    assert combine(options, STUDY.rows[1], 0).options == GGAMOptions(preset="paper")
+    assert combine(options, STUDY.rows[0], 0).options == BaselineOptions()
+    senet = Row("senet", "SENet", {"method": "senet"})
+    assert combine(options, senet, 0).options.placement == "last"
+
+
+def test_a_row_changes_its_own_options_and_keeps_the_studys_others() -> None:
+    row = Row("SG", "guided", {"method": "ggam", "ggam": {"channel": False}})
+    found = combine(TINY | {"ggam": {"preset": "paper", "channel": True}}, row, 3)
+    assert found.options == GGAMOptions(preset="paper", channel=False)
+    assert found.machine.seed == 3
 
 
 def test_every_run_is_trained_once_and_recorded(worker: Worker, squares: Path) -> None:
@@ -277,10 +285,10 @@ def test_a_killed_workers_run_is_taken_over_from_its_last_checkpoint(squares: Pa
     assert [int(line.split(",")[0]) for line in epochs] == list(range(1, 26))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers had: sums are added in another order otherwise
-    alone = fit(RunConfig(squares, runs[0].recipe), tmp_path / "alone", measure)
+    alone = fit(RunConfig(squares, runs[0].recipe), Run(tmp_path / "alone"), measure)
     torch.set_num_threads(threads)
     assert alone is not None
-    assert taken.metrics["loss"] == pytest.approx(alone["last"]["loss"], rel=1e-12), "the same weights"
+    assert taken.metrics["loss"] == pytest.approx(alone.epochs["last"]["loss"], rel=1e-12), "the same weights"
 
 
 def test_a_folder_holds_runs_on_one_data_set(worker: Worker, squares: Path, tmp_path: Path) -> None:
@@ -288,16 +296,16 @@ def test_a_folder_holds_runs_on_one_data_set(worker: Worker, squares: Path, tmp_
     shutil.copytree(squares, fewer)
     (fewer / "train/red/0.png").unlink()
     with pytest.raises(StudyError, match="holds runs on squares"):
-        claim_folder(fewer, Recipe.from_flat(TINY), worker.out)
+        claim_folder(fewer, Recipe.from_dict(TINY), worker.out)
     moved = tmp_path / "moved"
     shutil.copytree(squares, moved)
-    claim_folder(moved, Recipe.from_flat(TINY), worker.out)
+    claim_folder(moved, Recipe.from_dict(TINY), worker.out)
 
 
 def test_a_folder_that_no_study_made_is_left_alone(squares: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StudyError, match="no study made it"):
-        claim_folder(squares, Recipe.from_flat(TINY), tmp_path)
+        claim_folder(squares, Recipe.from_dict(TINY), tmp_path)
 
 
 def test_bad_numbers_are_refused() -> None:

@@ -20,7 +20,7 @@ def test_ggam_before_torchvision_is_enough() -> None:
     output = run(
         "import ggam, torchvision\n"
         "from torchvision.extension import _has_ops\n"
-        "from ggam import _torchvision\n"
+        "from ggam.system import torchvision_hook\n"
         "print(_has_ops(), len(torchvision_hook._libraries))"
     )
     assert output in ("True 0", "False 1")  # declared only where the real operators are missing

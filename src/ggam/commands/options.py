@@ -13,6 +13,8 @@ from ggam.methods.registry import METHODS
 Switch = Parameter(negative="")
 WITH_OPTIONS = {name: method for name, method in METHODS.items() if fields(method.Options)}
 """The methods that have options of their own."""
+_shown = "ggam"
+"""The method whose options `--help` lists."""
 _COMMANDS: list[tuple[Any, list[inspect.Parameter]]] = []
 """Commands with the options of all methods, and their own parameters."""
 
@@ -33,12 +35,14 @@ def method_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, **given, options=options)
 
     _COMMANDS.append((run, own))
-    show_options_of("ggam")
+    show_options_of(_shown)
     return run
 
 
 def show_options_of(method: str) -> None:
     """Have `--help` list the options of one method only; all are taken all the same."""
+    global _shown
+    _shown = method
     added = [
         inspect.Parameter(
             name,

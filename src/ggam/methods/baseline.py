@@ -16,7 +16,7 @@ class BaselineOptions:
 
 
 class Baseline(FineGrainedModel):
-    """y = classifier(average(A)): row 1 of Table 3."""
+    """The plain network: y = classifier(average(A)), row 1 of Table 3."""
 
     Options = BaselineOptions
 

@@ -7,13 +7,13 @@ from ggam.methods.insertion import InsertedAttention, OpenGate
 
 
 class CBAM(InsertedAttention):
-    """Channel, then spatial gates: Woo et al., «CBAM: Convolutional Block Attention Module», 2018.
+    """Convolutional block attention: one gate per channel, then one per position.
 
     No published weights have CBAM in them, so that with placement `blocks` it is always inserted,
     identity-safe, see `InsertedAttention`.
     """
 
-    source = "CBAM: Convolutional Block Attention Module (Woo et al., 2018)"
+    source = "Woo et al., «CBAM: Convolutional Block Attention Module», 2018"
 
     @staticmethod
     def build_attention(channels: int) -> CbamModule:

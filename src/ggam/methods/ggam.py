@@ -123,7 +123,7 @@ class GGAMOptions:
 
 
 class GGAM(FineGrainedModel):
-    """A → S, T → D → y, with S supervised by β (Eq. 1-6)."""
+    """Channel-spatial attention supervised by Grad-CAM: A → S, T → D → y, S pulled towards β (Eq. 1-6)."""
 
     Options = GGAMOptions
     options: GGAMOptions
@@ -132,7 +132,10 @@ class GGAM(FineGrainedModel):
         "spatial": "Attention T",
         "channel": "Channel attention S",
     }
-    source = "Grad-CAM guided channel-spatial attention module for fine-grained visual classification (2021)"
+    source = (
+        "«Grad-CAM guided channel-spatial attention module for fine-grained visual classification», "
+        "arXiv 2101.09666, 2021"
+    )
 
     def __init__(self, backbone: Backbone, config: ModelConfig, options: GGAMOptions) -> None:
         super().__init__(backbone, config, options)

@@ -8,7 +8,7 @@ from ggam.methods.insertion import InsertedAttention, InsertionOptions, OpenGate
 
 
 class SENet(InsertedAttention):
-    """Channels weighed by σ(W₂·ReLU(W₁·GAP(A))): Hu et al., «Squeeze-and-Excitation Networks», 2018.
+    """Squeeze-and-excitation: channels weighed by σ(W₂·ReLU(W₁·GAP(A))).
 
     Which network that is, with placement `blocks`:
 
@@ -22,7 +22,7 @@ class SENet(InsertedAttention):
       its last layer learns from the first step on, the one before it from the second.
     """
 
-    source = "Squeeze-and-Excitation Networks (Hu et al., 2018)"
+    source = "Hu et al., «Squeeze-and-Excitation Networks», 2018"
 
     @classmethod
     def published_backbone(cls, name: str, options: InsertionOptions) -> str:

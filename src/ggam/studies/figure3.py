@@ -190,8 +190,9 @@ def find_networks(study: Path, seed: int | None = None) -> tuple[str, int, dict[
     try:
         table = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else error
         raise Figure3Error(
-            f"{study}: holds no result of table3 ({file.name}: {error}); make it with "
+            f"{study}: holds no result of table3 ({file.relative_to(study)}: {reason}); make it with "
             f"ggam study table3 DATA --out {study}"
         ) from error
     found = {(run["row"], run["seed"]): Run(study / RUNS / run["run"]) for run in table["runs"]}

@@ -234,7 +234,7 @@ def _resumable(config: RunConfig, place: Run) -> bool:
 def _interruptibly(
     evaluate: Evaluate, model: FineGrainedModel, dataset: FineGrainedDataset, out: Path
 ) -> Mapping[str, float]:
-    """Evaluate with our signal handlers; Lightning leaves its own behind, which only print."""
+    """Evaluate, and stop at a signal as training does."""
     with interruptible():
         return evaluate(model, dataset, out)
 

@@ -100,7 +100,7 @@ class EpochLog:
 
     @contextmanager
     def bar(self, epoch: int, steps: int, done: int) -> Iterator[Callable[[int, float], None]]:
-        """A bar of an epoch's steps on a terminal or in a notebook; the block calls it with the steps done."""
+        """A bar of an epoch's steps, on a terminal or in a notebook; the block calls it with those done."""
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),

@@ -11,10 +11,10 @@ import httpx
 import pytest
 import torch
 
-from ggam.deploy.predictor import PREDICTED
 from ggam.deploy.serve.batching import Batcher
 from ggam.deploy.serve.limits import Limits, Refusal, ServeError
 from ggam.deploy.serve.metrics import Metrics
+from ggam.methods.base import PREDICTED
 from serving import SlowPredictor, encoded, photo, serving
 
 PNG = encoded(photo())
