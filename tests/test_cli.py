@@ -26,11 +26,6 @@ FLAGS = (
 )
 TRAIN = FLAGS.split()
 ONE_EPOCH = FLAGS.replace("--epochs 2", "--epochs 1").split()
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
-]
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_a_timm_model(capsys: pytest.CaptureFixture[str]) -> None:
     run("timm_model.py", "test_resnet")
     output = capsys.readouterr().out
     assert "test_resnet: heat maps (6, 2, 2) of classes [" in output
-    assert len(re.findall(r"^step \d: classification \d\.\d{4}, guidance 0\.\d{4}$", output, re.MULTILINE)) == 4
+    assert len(re.findall(r"^step \d: classification \d\.\d{4}, guidance 0\.\d{4}$", output, re.M)) == 4
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")  # Lightning's advice,

@@ -116,6 +116,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # PyTorch's profiler, which counts memory, announces itself on stderr; read when torch is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    # DDP advises against looking for unused parameters, of which methods have some in some stages.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         _show_chosen_method(sys.argv[1:])
         build_app()(sys.argv[1:])

@@ -57,8 +57,7 @@ def test_maps_and_classes_are_chosen_by_name(explain: Run, picture: Path, tmp_pa
         picture,
         "--out",
         tmp_path / "o",
-        "--maps",
-        "channel, gradcam",
+        *["--map", "channel", "--map", "gradcam"],
         *["--class", "auk", "--class", "crake"],
     )
     assert (code, err) == (0, "")
@@ -91,7 +90,10 @@ def test_empty_maps_are_counted(explain: Run, model: Path, picture: Path, tmp_pa
     ("arguments", "message"),
     [
         (["--class", "bobby"], "class 'bobby' is none of the model's 3 classes; did you mean 'booby'?"),
-        (["--maps", "gradcam,heat"], "map 'heat': expected gradcam, gradcam-features, spatial, channel"),
+        (
+            ["--map", "gradcam", "--map", "heat"],
+            "map 'heat': expected gradcam, gradcam-features, spatial, channel",
+        ),
         (["--format", "svg"], "svg"),
         (["--dpi", "5"], "dpi=5: expected 30 to 1200"),
         (["--top", "0"], "top=0"),

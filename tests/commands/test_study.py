@@ -100,7 +100,6 @@ def test_the_page_states_the_recipe_of_the_rows(ggam: Run, squares: Path, tmp_pa
         (["table4"], "table4"),
         (["table3", "--seeds", "0"], "at least 1"),
         (["table3", "--devices", "2"], "once for each device"),
-        (["table3", "--storage", "nonsense"], "journal:FILE"),
         (["table2", "--backbones", "a", "b", "--weights", "w.pth"], "fits one of"),
     ],
 )

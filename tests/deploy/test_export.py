@@ -150,7 +150,7 @@ def without_closed_form(how: str) -> FineGrainedModel:
     model = create("baseline")
     if how == "another head":
         return Halved(model.backbone, model.config, model.options).eval()
-    model.classifier = nn.Sequential(model.classifier, nn.Softplus())
+    model.classifier = nn.Sequential(model.get_submodule("classifier"), nn.Softplus())
     return model
 
 

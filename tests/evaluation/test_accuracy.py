@@ -27,9 +27,7 @@ def report_of(
     paths = [f"class/{index}.jpg" for index in range(len(labels))]
     predictions = predictions_from(logits, labels, paths, temperature=temperature)
     names = tuple(f"class {index}" for index in range(logits.shape[1]))
-    return EvalReport(
-        names, tuple(predictions), 0.25, maps, temperature=temperature, uncalibrated_ece=0.125
-    )
+    return EvalReport(names, tuple(predictions), 0.25, maps, temperature=temperature, uncalibrated_ece=0.125)
 
 
 def hand_counted() -> EvalReport:

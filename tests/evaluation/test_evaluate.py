@@ -62,9 +62,7 @@ def test_probabilities_are_calibrated_and_the_loss_is_of_the_logits_as_trained(
     assert before.loss == pytest.approx(expected, rel=1e-5) == after.loss
     for temperature, report in ((1.0, before), (0.05, after)):
         shares = (logits / temperature).softmax(dim=1)
-        np.testing.assert_allclose(
-            [p.probability for p in report.predictions], shares.amax(dim=1), rtol=1e-5
-        )
+        np.testing.assert_allclose([p.probability for p in report.predictions], shares.amax(dim=1), rtol=1e-5)
         # All are right, so the error is how far the mean probability is from 1.
         assert report.ece == pytest.approx(1 - shares.amax(dim=1).mean().item(), abs=1e-6)
         assert report.uncalibrated_ece == pytest.approx(before.ece, abs=1e-6)

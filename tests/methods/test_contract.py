@@ -276,7 +276,12 @@ with registered():
         prepare_model(model, plain, config.recipe, fabric)
         loop.run()
         torch.save(model.state_dict(), out / f"{method}-{devices}-{fabric.global_rank}.pt")
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        METHODS[method].stages = lambda self: (Stage(learns=("classifier",)),)  # norms in train mode
+        Loop(config.recipe, model, train, val, Run(out / f"{method}-{devices}-rest"), fabric).run()
         METHODS[method].stages = everything
+        moved = [n for n, value in model.state_dict().items() if not torch.equal(value, before[n])]
+        (out / f"{method}-{devices}-{fabric.global_rank}.json").write_text(json.dumps(moved))
 """
 
 
@@ -307,6 +312,14 @@ def test_two_ranks_equal_one(method: str, ranks: Path) -> None:
     for name in one:
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], one[name], rtol=1e-3, atol=1e-4)
+
+
+@every_method
+@pytest.mark.parametrize("place", ["1-0", "2-0", "2-1"])
+def test_what_rests_stays_on_every_rank(method: str, place: str, ranks: Path) -> None:
+    moved = json.loads((ranks / f"{method}-{place}.json").read_text())
+    assert "classifier.1.weight" in moved and "classifier.0.running_mean" in moved
+    assert all(name.startswith("classifier.") for name in moved)
 
 
 def test_an_option_reaches_its_own_method_only(ggam: Any, squares: Path, tmp_path: Path) -> None:

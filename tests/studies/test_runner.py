@@ -6,23 +6,26 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from filelock import FileLock
 
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.baseline import BaselineOptions
 from ggam.methods.ggam import GGAMOptions
-from ggam.runs.run import Run
 from ggam.studies.definition import Row, Study
-from ggam.studies.queue import open_storage
 from ggam.studies.runner import (
+    ATTEMPTS,
     RUNS,
     PlannedRun,
     StudyError,
@@ -33,7 +36,6 @@ from ggam.studies.runner import (
     work,
 )
 from ggam.training.recipe import Recipe
-from ggam.training.run import RunConfig, fit
 from ggam.training.signals import Interrupted
 
 TINY: dict[str, Any] = {
@@ -73,14 +75,17 @@ class Worker:
 
     def __init__(self, data: Path, out: Path) -> None:
         self.data, self.out = data, out
-        self.storage = open_storage(f"journal:{out}/journal.log")
         self.started: list[str] = []
+        self.waited: list[int] = []
 
     def __call__(self, runs: list[PlannedRun], evaluator: Any = measure) -> None:
         claim_folder(self.data, runs[0].recipe, self.out)
-        work(
-            runs, self.data, self.out, self.storage, evaluator, on_start=self._start, on_wait=print, beat=0.2
-        )
+        told = {"on_start": self._start, "on_wait": self.waited.append}
+        work(runs, self.data, self.out, evaluator, **told, patience=0.1)
+
+    def lock(self, run: PlannedRun) -> FileLock:
+        """What another worker holds while it is at a run."""
+        return FileLock(self.out / RUNS / f"{run.name}.lock", thread_local=False)
 
     def _start(self, run: PlannedRun, done: int, total: int) -> None:
         assert 0 <= done < total
@@ -112,7 +117,9 @@ def test_a_run_is_known_by_what_decides_its_result() -> None:
     assert planned(cache="here")[1].name == planned(cache="there")[1].name != guided.name
     assert planned(epochs=3)[1].name != guided.name
     assert planned(ggam={"guidance_weight": 2.0})[1].name != guided.name
-    assert planned(ggam={"guidance_weight": 2.0})[0].name == plain.name, "the plain network has no such option"
+    assert planned(ggam={"guidance_weight": 2.0})[0].name == plain.name, (
+        "the plain network has no such option"
+    )
     assert planned(ggam={"guidance_weight": 1.0})[1].name == guided.name, "as it is by default"
 
 
@@ -132,8 +139,7 @@ def test_weights_count_by_their_content(tmp_path: Path) -> None:
 def test_a_result_of_another_default_is_refused(worker: Worker) -> None:
     runs = planned()[:1]
     worker(runs)
-    (record,), _ = collect(runs, worker.out, worker.storage)
-    (worker.out / "journal.log").unlink()
+    (record,), _ = collect(runs, worker.out)
     config = record.run / "config.yaml"
     config.write_text(config.read_text().replace("momentum: 0.9", "momentum: 0.8"))
     with pytest.raises(StudyError, match=r"momentum=0\.8, which is 0\.9 now"):
@@ -177,7 +183,7 @@ def test_every_run_is_trained_once_and_recorded(worker: Worker, squares: Path) -
     runs = planned()
     worker(runs)
     assert worker.started == [run.name for run in runs]
-    records, failures = collect(runs, worker.out, worker.storage)
+    records, failures = collect(runs, worker.out)
     assert not failures
     assert [(record.row, record.seed, record.epochs) for record in records] == [
         ("baseline", 0, 2),
@@ -206,25 +212,87 @@ def test_a_broken_run_is_retried_told_and_does_not_stop_the_others(worker: Worke
 
     runs = planned()
     worker(runs, breaks)
-    records, failures = collect(runs, worker.out, worker.storage)
+    records, failures = collect(runs, worker.out)
     assert [record.row for record in records] == ["SCG"]
     assert [(failure.row, failure.reason) for failure in failures] == [
         ("baseline", "RuntimeError: out of something")
     ]
-    assert worker.started == [runs[0].name] * 2 + [runs[1].name]
-    Worker(worker.data, worker.out)(runs)
-    records, failures = collect(runs, worker.out, worker.storage)
+    assert worker.started == [runs[0].name] * ATTEMPTS + [runs[1].name]
+    again = Worker(worker.data, worker.out)
+    again(runs)
+    assert again.started == [runs[0].name], "a command started anew tries again"
+    records, failures = collect(runs, worker.out)
     assert len(records) == 2 and not failures
+    assert not list(worker.out.glob("runs/*.failure.txt"))
 
 
-def test_an_interrupted_worker_leaves_its_run_to_the_next(worker: Worker, squares: Path) -> None:
+def test_a_run_that_cannot_be_built_is_told_as_well(worker: Worker) -> None:
+    runs = planned(backbone="no_such_network")[:1]
+    worker(runs)
+    _, (failure,) = collect(runs, worker.out)
+    assert failure.reason.startswith("BackboneError: ")
+
+
+def test_a_locked_run_is_left_to_its_worker_and_awaited(worker: Worker) -> None:
+    runs = planned()
+    held = worker.lock(runs[0])
+    held.acquire()
+
+    def frees(model: FineGrainedModel, dataset: FineGrainedDataset, out: Path) -> Mapping[str, float]:
+        threading.Timer(0.5, held.release).start()
+        return measure(model, dataset, out)
+
+    worker(runs, frees)
+    assert worker.started == [runs[1].name, runs[0].name]
+    assert worker.waited == [1], "told once, however often it looked"
+
+
+def test_a_run_that_another_worker_has_finished_is_not_awaited(worker: Worker) -> None:
+    runs = planned()[:1]
+    with worker.lock(runs[0]):
+        place = worker.out / RUNS / runs[0].name
+        place.mkdir()
+        threading.Timer(0.3, (place / "results.json").touch).start()
+        worker(runs)
+    assert worker.started == []
+
+
+def test_a_lock_file_that_no_process_holds_blocks_nobody(worker: Worker) -> None:
+    runs = planned()[:1]
+    (worker.out / RUNS).mkdir()
+    Path(worker.lock(runs[0]).lock_file).write_text("123\nelsewhere\n")
+    worker(runs)
+    assert (worker.started, worker.waited) == ([runs[0].name], [])
+
+
+def test_a_copied_folder_has_the_results_wherever_the_weights_lay(worker: Worker, tmp_path: Path) -> None:
+    weights, moved = tmp_path / "weights.pth", tmp_path / "moved.pth"
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), weights)
+    runs = planned(weights=str(weights))[:1]
+    worker(runs)
+    (record,), failures = collect(runs, worker.out)
+    weights.rename(moved)
+    copy = shutil.copytree(worker.out, tmp_path / "copy")
+    shutil.rmtree(worker.out)
+    again = Worker(worker.data, copy)
+    runs = planned(weights=str(moved))[:1]
+    again(runs)
+    assert again.started == []
+    assert collect(runs, copy) == ([replace(record, run=copy / RUNS / runs[0].name)], failures)
+
+
+@pytest.mark.parametrize("stop", [Interrupted(signal.SIGINT), KeyboardInterrupt()])
+def test_an_interrupted_worker_leaves_its_run_to_the_next(
+    worker: Worker, squares: Path, stop: BaseException
+) -> None:
     def interrupts(model: FineGrainedModel, dataset: FineGrainedDataset, out: Path) -> Mapping[str, float]:
-        raise Interrupted(signal.SIGINT)
+        raise stop
 
     runs = planned()
-    with pytest.raises(Interrupted):
+    with pytest.raises(type(stop)):
         worker(runs, interrupts)
-    assert collect(runs, worker.out, worker.storage) == ([], [])
+    assert (worker.out / RUNS / runs[0].name / "checkpoints/last.ckpt").is_file(), "to go on from"
+    assert collect(runs, worker.out) == ([], [])
     again = Worker(squares, worker.out)
     again(runs)
     assert again.started == [run.name for run in runs]
@@ -236,59 +304,62 @@ import ggam
 from pathlib import Path
 from ggam.evaluation.evaluate import evaluate
 from ggam.studies.definition import Row, Study
-from ggam.studies.queue import open_storage
-from ggam.studies.runner import plan, work
-from ggam.training.recipe import Recipe
+from ggam.studies.runner import claim_folder, plan, work
 data, out, tiny, seeds = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])
 study = Study("one", "One row", (Row("SCG", "guided", {"method": "ggam"}),), "")
 runs = plan(study, tiny, seeds)
-work(runs, data, out, open_storage(f"journal:{out}/journal.log"),
-     lambda model, test, folder: evaluate(model, test).summary(),
-     on_start=lambda run, done, total: print("started", run.name, flush=True), on_wait=print, beat=2.0)
+claim_folder(data, runs[0].recipe, out)
+work(runs, data, out, lambda model, test, folder: evaluate(model, test).summary(),
+     on_start=lambda run, done, total: print("started", run.name, flush=True),
+     on_wait=lambda count: None, patience=0.1)
 """
 
 
-def test_a_killed_workers_run_is_taken_over_from_its_last_checkpoint(squares: Path, tmp_path: Path) -> None:
-    out = tmp_path / "study"
-    tiny = TINY | {"epochs": 25}
-    runs = plan(Study("one", "", (Row("SCG", "", {"method": "ggam"}),), ""), tiny, 2)
-    claim_folder(squares, runs[0].recipe, out)
-    command = [sys.executable, "-c", SCRIPT, str(squares), str(out), json.dumps(tiny), "2"]
+def start(data: Path, out: Path, seeds: int, **changes: Any) -> "subprocess.Popen[str]":
+    """A worker in a process of its own that says which runs it starts."""
+    command = [sys.executable, "-c", SCRIPT, str(data), str(out), json.dumps(TINY | changes), str(seeds)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
-    def started(output: str) -> list[str]:
-        return [line.split()[1] for line in output.splitlines() if line.startswith("started")]
 
-    def start() -> "subprocess.Popen[str]":
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+def started_by(process: "subprocess.Popen[str]", code: int = 0) -> list[str]:
+    """The runs that a worker started, once it has ended with that code."""
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == code, errors
+    return [line.split()[1] for line in output.splitlines() if line.startswith("started")]
 
-    lost = out / RUNS / runs[0].name
-    with start() as victim:
-        until = time.monotonic() + 240
-        while not (lost / "checkpoints/last.ckpt").exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        with start() as survivor:
+
+def test_processes_started_at_once_share_the_runs(squares: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    with start(squares, out, 6, epochs=1) as first, start(squares, out, 6, epochs=1) as second:
+        started = started_by(first) + started_by(second)
+    assert len(started) == len(set(started)) == 6
+    assert len(list(out.glob("runs/*/results.json"))) == 6
+
+
+def test_a_killed_workers_run_is_taken_over_from_its_last_checkpoint(squares: Path, tmp_path: Path) -> None:
+    epochs = 12
+    runs = plan(Study("one", "", (Row("SCG", "", {"method": "ggam"}),), ""), TINY | {"epochs": epochs}, 1)
+    lost, undisturbed = (tmp_path / out / RUNS / runs[0].name for out in ("study", "undisturbed"))
+    with start(squares, tmp_path / "undisturbed", 1, epochs=epochs) as alone:
+        with start(squares, tmp_path / "study", 1, epochs=epochs) as victim:
+            until = time.monotonic() + 240
+            while not (lost / "checkpoints/last.ckpt").exists() and time.monotonic() < until:
+                time.sleep(0.01)
             victim.kill()
-            said, _ = victim.communicate()
-            trained = len((lost / "metrics.csv").read_text().splitlines()) - 1
-            output, errors = survivor.communicate(timeout=240)
-    assert started(said) == [lost.name]
-    assert 0 < trained < 25, "killed in the middle of its run"
-    assert survivor.returncode == 0, errors
-    assert sorted(started(output)) == sorted(run.name for run in runs)
-
-    records, failures = collect(runs, out, open_storage(f"journal:{out}/journal.log"))
-    assert not failures
-    taken = next(record for record in records if record.run == lost)
-    epochs = (lost / "metrics.csv").read_text().splitlines()[1:]
-    assert [int(line.split(",")[0]) for line in epochs] == list(range(1, 26))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the workers had: sums are added in another order otherwise
-    alone = fit(RunConfig(squares, runs[0].recipe), Run(tmp_path / "alone"), measure)
-    torch.set_num_threads(threads)
-    assert alone is not None
-    assert taken.metrics["loss"] == pytest.approx(alone.epochs["last"]["loss"], rel=1e-12), "the same weights"
+            assert started_by(victim, -signal.SIGKILL) == [lost.name]
+        trained = (lost / "metrics.csv").read_text().splitlines()[1:]
+        assert 0 < len(trained) < epochs, "killed in the middle of its run"
+        with start(squares, tmp_path / "study", 1, epochs=epochs) as survivor:
+            assert started_by(survivor) == started_by(alone) == [lost.name]
+    rows = (lost / "metrics.csv").read_text().splitlines()[1:]
+    assert rows[: len(trained)] == trained, "not trained anew"
+    assert [int(row.split(",")[0]) for row in rows] == list(range(1, epochs + 1))
+    weights = "model/model.safetensors"
+    assert (lost / weights).read_bytes() == (undisturbed / weights).read_bytes()
+    (taken,), (whole,) = (collect(runs, tmp_path / out)[0] for out in ("study", "undisturbed"))
+    assert taken.metrics == whole.metrics
 
 
 def test_a_folder_holds_runs_on_one_data_set(worker: Worker, squares: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def explain(
     *,
     out: Path | None = None,
     top: int = 3,
-    maps: str | None = None,
+    map_: Annotated[list[str] | None, Parameter(name="--map", negative="")] = None,
     class_: Annotated[list[str] | None, Parameter(name="--class", negative="")] = None,
     file_format: Annotated[PrintFormat, Parameter(name="--format")] = "png",
     dpi: int = 160,
@@ -125,8 +125,8 @@ def explain(
         images: Pictures, or folders of pictures.
         out: Where the panels and the raw maps go; default: RUN/explanations.
         top: How many classes to name.
-        maps: Which maps, with commas between: gradcam, gradcam-features, spatial, channel; default:
-            gradcam, and spatial where the model has it.
+        map_: Which map: gradcam, gradcam-features, spatial, channel, or another that the method has. May be
+            given several times; default: gradcam, and spatial where the model has it.
         class_: Explain this class too, beside the predicted one: why not it? May be given several times.
         file_format: png, or pdf with the text as text.
         dpi: Pixels per inch of the panels; a picture is 2 inches wide.
@@ -134,7 +134,7 @@ def explain(
     """
     model, _ = open_model(run)
     target = out or Run(run).explanations
-    kinds = tuple(kind.strip() for kind in maps.split(",")) if maps is not None else None
+    kinds = tuple(map_) if map_ else None
     options = PanelOptions(maps=kinds, classes=tuple(class_ or ()), file_format=file_format, dpi=dpi)
     with progress("explaining") as step:
         explained, failed = explain_files(

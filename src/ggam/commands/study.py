@@ -15,8 +15,7 @@ from ggam.commands.options import Switch, method_options
 from ggam.evaluation.measure import evaluator
 from ggam.studies.conclusion import Estimate, conclude, estimate, measure_rows
 from ggam.studies.definition import STUDIES, table2
-from ggam.studies.queue import open_storage
-from ggam.studies.runner import DATA, PlannedRun, StudyError, claim_folder, collect, interruptible, plan, work
+from ggam.studies.runner import PlannedRun, StudyError, claim_folder, collect, interruptible, plan, work
 from ggam.studies.table import StudyTable
 from ggam.studies.wording import answer, opening
 from ggam.system.console import CONSOLE, progress
@@ -32,7 +31,6 @@ def study(
     *,
     out: Path,
     seeds: int = 5,
-    storage: str | None = None,
     dry_run: Annotated[bool, Switch] = False,
     methods: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     backbones: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
@@ -48,7 +46,7 @@ def study(
     """Run one of the paper's experiments with several seeds, and draw its result.
 
     The same command started again goes on where it was; started by several processes, or on several
-    machines that see the folder or the database, it shares the work.
+    machines that see the folder, it shares the work.
 
     Args:
         name: table2: the methods; table3: the ablation; figure4: the weight λ of the guidance; guidance: its
@@ -56,8 +54,6 @@ def study(
         data: The data set: CUB-200-2011, class folders, … (docs/datasets.md).
         out: The folder of studies on these data; studies in it share their runs.
         seeds: Runs of each row, with the seeds from --seed on.
-        storage: Where workers share the runs: journal:FILE or the URL of a database; default:
-            journal:OUT/journal.log.
         dry_run: List the runs and how long they would take, and do nothing.
         methods: Of table2: which; default: all.
         backbones: Of table2: which; default: --backbone.
@@ -81,12 +77,10 @@ def study(
     chosen = table2(methods, backbones) if name == "table2" else STUDIES[name]()
     common = common_options(model, pictures, optimization, machine, options)
     runs = plan(chosen, common, seeds)
-    address = storage or f"journal:{out / 'journal.log'}"
     if dry_run:
-        _list(runs, data, out, address)
+        _list(runs, data, out)
         return
     claim_folder(data, runs[0].recipe, out)
-    shared = open_storage(address)
 
     def announce(run: PlannedRun, done: int, total: int) -> None:
         label = chosen.row(run.row).label
@@ -96,17 +90,17 @@ def study(
         CONSOLE.print(f"waiting for {count} runs that other workers hold")
 
     def show() -> tuple[StudyTable, Path]:
-        return conclude(chosen, runs, common, out, shared, shlex.join(["ggam", *sys.argv[1:]]))
+        return conclude(chosen, runs, common, out, shlex.join(["ggam", *sys.argv[1:]]))
 
     measure = evaluator(
         machine.precision, pictures.workers, accelerator=machine.accelerator, localization=True
     )
     try:
         with interruptible():
-            work(runs, data, out, shared, measure, on_start=announce, on_wait=wait)
+            work(runs, data, out, measure, on_start=announce, on_wait=wait)
             show()  # before what may still go wrong
             with progress("measuring costs") as step:
-                measure_rows(chosen, runs, out, shared, step)
+                measure_rows(chosen, runs, out, step)
     except Interrupted as stopped:
         _, page = show()
         print(
@@ -126,12 +120,10 @@ def study(
         sys.exit(1)
 
 
-def _list(runs: Sequence[PlannedRun], data: Path, out: Path, address: str) -> None:
+def _list(runs: Sequence[PlannedRun], data: Path, out: Path) -> None:
     """Print what would be done, and how long it would take."""
-    finished: dict[str, float] = {}
-    if (out / DATA).is_file():
-        records, _ = collect(runs, out, open_storage(address))
-        finished = {record.run.name: record.training_seconds for record in records}
+    records, _ = collect(runs, out)
+    finished = {record.run.name: record.training_seconds for record in records}
     with progress("timing a training step") as step:
         estimates = estimate(runs, data, finished, on_round=step)
     table = Table("row", "seed", "run", "time here", "")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optuna.storages import BaseStorage
+from filelock import FileLock
 
 from ggam.studies.costs import Cost, measure_costs
 from ggam.studies.definition import Study
@@ -71,7 +71,6 @@ def conclude(
     runs: Sequence[PlannedRun],
     options: Mapping[str, Any],
     out: Path,
-    storage: BaseStorage,
     command: str,
 ) -> tuple[StudyTable, Path]:
     """Write tables, figure and page of what has been measured so far.
@@ -81,16 +80,15 @@ def conclude(
         runs: its plan.
         options: that the plan was made with.
         out: the folder of studies.
-        storage: where the results are.
         command: what repeats the study.
 
     Returns:
         The table, and the page.
 
     Raises:
-        StudyError: if a run was made with another recipe than it would be now.
+        StudyError, RunError: as `collect` says.
     """
-    records, failures = collect(runs, out, storage)
+    records, failures = collect(runs, out)
     known = _known_costs(out / study.name / COSTS)
     costs = {run.row: known[key] for run in runs if (key := _cost_key(run)) in known}
     table = build_table(study, records, failures, costs)
@@ -99,25 +97,28 @@ def conclude(
 
 
 def measure_rows(
-    study: Study, runs: Sequence[PlannedRun], out: Path, storage: BaseStorage, on_round: OnRound | None = None
+    study: Study, runs: Sequence[PlannedRun], out: Path, on_round: OnRound | None = None
 ) -> None:
     """Measure what the rows cost that have a finished run, unless it is known; `conclude` shows it.
+
+    Of workers that end at the same time one measures, undisturbed by the others, who wait for it.
 
     Raises:
         ValueError: as `measure_costs`.
         RuntimeError: of torch, where the device's memory does not suffice.
     """
-    records, _ = collect(runs, out, storage)
+    records, _ = collect(runs, out)
     done = {record.row for record in records}
     first_seeds = {run.row: run for run in reversed(runs) if run.row in done}
     file = out / study.name / COSTS
     recipes = {_cost_key(run): run.recipe for run in first_seeds.values()}
-    if not recipes.keys() - _known_costs(file).keys():
-        return
-    classes = json.loads((out / DATA).read_text("utf-8"))["classes"]
-    costs = measure_costs(recipes, classes, rounds=ROUNDS, on_round=on_round)
-    values = {name: asdict(cost) for name, cost in costs.items()}
-    write_atomic(file, json.dumps(values, indent=2) + "\n")
+    with FileLock(file.with_suffix(".lock")):
+        if not recipes.keys() - _known_costs(file).keys():
+            return
+        classes = json.loads((out / DATA).read_text("utf-8"))["classes"]
+        costs = measure_costs(recipes, classes, rounds=ROUNDS, on_round=on_round)
+        values = {name: asdict(cost) for name, cost in costs.items()}
+        write_atomic(file, json.dumps(values, indent=2) + "\n")
 
 
 def _known_costs(file: Path) -> dict[str, Cost]:

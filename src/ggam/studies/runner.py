@@ -1,8 +1,9 @@
 """Runs the runs of a study: each once, by as many workers as are started, and takes up what was left.
 
 The folder of a study holds `runs/NAME`, a run directory for each way to train and seed, shared by all
-studies in it; `data.json`, what was trained on; the storage through which workers share the work; and a
-folder of results for each study.
+studies in it; `data.json`, what was trained on; and a folder of results for each study. A worker holds the
+lock `runs/NAME.lock` while it is at a run. The operating system takes the lock from a process that dies, so
+that its run is open at once, and no worker has to judge whether another is alive.
 """
 
 import hashlib
@@ -11,22 +12,21 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from optuna.storages import BaseStorage
+from filelock import FileLock, Timeout
 
 from ggam.data.layouts.registry import load_dataset
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import relative_path
 from ggam.methods.base import FineGrainedModel
-from ggam.runs.run import Results, Run, RunError
+from ggam.runs.run import Run, RunError
 from ggam.studies.definition import Row, Study
-from ggam.studies.queue import Claim, RunQueue
 from ggam.studies.records import Failure, RunRecord
 from ggam.system.files import write_atomic
 from ggam.training.recipe import ModelRecipe, Recipe, flat_options, for_method
@@ -41,6 +41,8 @@ from ggam.training.signals import Interrupted
 
 RUNS = "runs"
 DATA = "data.json"
+ATTEMPTS = 2
+"""How often a worker lets a run fail before it leaves it."""
 _NOT_THE_RESULT = {"workers", "cache", "accelerator", "devices", "nodes", "compile"}
 """Options that do not make another run of it."""
 _COUNTS = {"epoch", "pictures", "classes"}
@@ -102,63 +104,64 @@ def work(
     runs: Sequence[PlannedRun],
     data: Path,
     out: Path,
-    storage: BaseStorage,
     evaluate: Evaluate,
     *,
     on_start: Callable[[PlannedRun, int, int], None],
     on_wait: Callable[[int], None],
-    beat: float = 15.0,
+    patience: float = 15.0,
 ) -> None:
-    """Train whatever is open, until every run is finished or given up, here or by another worker.
+    """Train whatever is open, until every run is finished, by whichever worker, or given up here.
 
     Args:
         runs: what the study consists of.
         data: the data set.
-        out: the folder of the study.
-        storage: shared with the other workers.
+        out: the folder of the study, shared with the other workers.
         evaluate: measures a model on the test pictures.
-        on_start: called with a run, how many are finished, and how many there are.
+        on_start: called with a run, how many need no work any more, and how many there are.
         on_wait: called once each time only runs of other workers are left, with their number.
-        beat: seconds between two signs of life.
+        patience: seconds from one look for an open run to the next.
 
     Raises:
         Interrupted: if a signal stopped it; nothing is lost.
+        StudyError, RunError: as `collect` says.
     """
+    collect(runs, out)  # refuses now, not after days, what it will not show at the end
+    tries = {run.name: 0 for run in runs}
     by_name = {run.name: run for run in runs}
-    names = list(by_name)
-    queue = RunQueue(storage, _queue_name(out), beat=beat)
     waiting = False
-    while pending := queue.pending(names):
-        claim = queue.claim(pending)
-        if claim is None:
+    while left := [
+        run for run in by_name.values() if tries[run.name] < ATTEMPTS and not _place(run, out).finished
+    ]:
+        for run in left:
+            with suppress(Timeout), FileLock(_beside(run, out, "lock"), timeout=0):
+                if not _place(run, out).finished:  # by another worker, while this one was looking
+                    tries[run.name] += 1
+                    on_start(run, len(by_name) - len(left), len(by_name))
+                    _attempt(run, data, out, evaluate)
+                waiting = False
+                break
+        else:
             if not waiting:
-                on_wait(len(pending))
+                on_wait(len(left))
             waiting = True
-            time.sleep(beat)
-            continue
-        waiting = False
-        on_start(by_name[claim.run], len(names) - len(pending), len(names))
-        _attempt(claim, by_name[claim.run], data, Run(out / RUNS / claim.run), evaluate)
+            time.sleep(patience)
 
 
-def collect(
-    runs: Sequence[PlannedRun], out: Path, storage: BaseStorage
-) -> tuple[list[RunRecord], list[Failure]]:
-    """What has been measured so far, and what failed last and is not finished.
+def collect(runs: Sequence[PlannedRun], out: Path) -> tuple[list[RunRecord], list[Failure]]:
+    """What has been measured so far, and what failed and is not finished.
 
     Raises:
         StudyError: if a run was made with another recipe than it would be now.
+        RunError: if a finished run's files are damaged.
     """
-    queue = RunQueue(storage, _queue_name(out))
-    results, reasons = queue.results(), queue.reasons()
     records, failures = [], []
     for run in runs:
-        if run.name in results:
-            found = results[run.name]
-            _require_same(run, found["recipe"])
-            records.append(_record(run, out / RUNS / run.name, Results.from_dict(found)))
-        elif run.name in reasons:
-            failures.append(Failure(run.row, run.seed, reasons[run.name]))
+        if _place(run, out).finished:
+            records.append(_record(run, _place(run, out)))
+            continue
+        with suppress(FileNotFoundError):
+            reason = _beside(run, out, "failure.txt").read_text("utf-8").strip()
+            failures.append(Failure(run.row, run.seed, reason))
     return records, failures
 
 
@@ -181,7 +184,8 @@ def claim_folder(data: Path, recipe: Recipe, out: Path) -> None:
                 f"{out}: holds runs on {known['name']}, other pictures than {data}; choose another --out"
             )
         return
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    # A worker that was started at the same time may be writing the file just now, beside its place.
+    if out.is_file() or any(path.name != DATA for path in out.glob("[!.]*")):
         raise StudyError(f"{out}: is there already and no study made it; choose another --out")
     require_readable(*parts)
     counts = {part.split: len(part) for part in parts}
@@ -194,30 +198,30 @@ def claim_folder(data: Path, recipe: Recipe, out: Path) -> None:
     write_atomic(file, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
-def _attempt(claim: Claim, run: PlannedRun, data: Path, place: Run, evaluate: Evaluate) -> None:
+def _place(run: PlannedRun, out: Path) -> Run:
+    return Run(out / RUNS / run.name)
+
+
+def _beside(run: PlannedRun, out: Path, kind: str) -> Path:
+    """A file about a run that is not of it: its folder is as `ggam train` would make it."""
+    return out / RUNS / f"{run.name}.{kind}"
+
+
+def _attempt(run: PlannedRun, data: Path, out: Path, evaluate: Evaluate) -> None:
     """One attempt at a run: from its last checkpoint if there is one."""
-    config = RunConfig(data, run.recipe)
+    config, place, failure = RunConfig(data, run.recipe), _place(run, out), _beside(run, out, "failure.txt")
     try:
-        if not place.finished:
-            resume = _resumable(config, place)
-            if not resume:
-                shutil.rmtree(place.folder, ignore_errors=True)
-            with claim.kept_alive():
-                fit(config, place, partial(_interruptibly, evaluate), resume=resume, read=True)
-            shutil.rmtree(place.checkpoints, ignore_errors=True)  # the model folder is what is used
-        results = place.read_results().to_dict()
-        results["recipe"] = _deciding(RunConfig.read(place).recipe)
-        _require_same(run, results["recipe"])
-    except (Interrupted, StudyError):
-        claim.release()
+        resume = _resumable(config, place)
+        if not resume:
+            shutil.rmtree(place.folder, ignore_errors=True)
+        fit(config, place, partial(_interruptibly, evaluate), resume=resume, read=True)
+    except Interrupted:
         raise
     except Exception as error:  # whatever it is, the other runs need not wait for it
-        claim.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
-    except BaseException:
-        claim.release()
-        raise
+        write_atomic(failure, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
     else:
-        claim.complete(results)
+        shutil.rmtree(place.checkpoints, ignore_errors=True)  # the model folder is what is used
+        failure.unlink(missing_ok=True)
 
 
 def _resumable(config: RunConfig, place: Run) -> bool:
@@ -254,11 +258,18 @@ def interruptible() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _record(run: PlannedRun, folder: Path, results: Results) -> RunRecord:
+def _record(run: PlannedRun, place: Run) -> RunRecord:
+    """A finished run.
+
+    Raises:
+        StudyError, RunError: as `collect` says.
+    """
+    results = place.read_results()
+    _require_same(run, RunConfig.read(place).recipe)
     return RunRecord(
         row=run.row,
         seed=run.seed,
-        run=folder,
+        run=place.folder,
         protocol=results.protocol,
         metrics={name: value for name, value in results.chosen.items() if name not in _COUNTS},
         training_seconds=results.training_seconds,
@@ -272,17 +283,17 @@ def _planned(row: Row, recipe: Recipe) -> PlannedRun:
     # Without what is left at its default, so that a new option does not make old runs other ones.
     values = {name: value for name, value in _deciding(recipe).items() if value != default.get(name)}
     values["method"] = recipe.model.method
+    if recipe.model.weights is not None:  # what is in the file, wherever it lies
+        values["weights"] = _content(recipe.model.weights)
     seed = recipe.machine.seed
     name = f"{recipe.model.method}-seed{seed}-{_digest(values)[:8]}"
     return PlannedRun(row.name, seed, recipe, name)
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
-    """The options that decide a run's result; of files, what is in them, wherever they lie."""
+    """The options that decide a run's result."""
     flat = flat_options(recipe.to_dict())
     values = {name: value for name, value in flat.items() if name not in _NOT_THE_RESULT}
-    if recipe.model.weights is not None:
-        values["weights"] = _content(recipe.model.weights)
     if recipe.data.cache is not None:  # crops of resized pictures differ a little from resized crops
         values["cache"] = True
     return values
@@ -302,23 +313,20 @@ def _content(file: Path) -> str:
         raise StudyError(f"--weights {file}: cannot be read ({error.strerror})") from error
 
 
-def _require_same(run: PlannedRun, made_with: Mapping[str, Any]) -> None:
+def _require_same(run: PlannedRun, made_with: Recipe) -> None:
     """Refuse a result of other defaults, as another version of this package may have had them.
 
     Raises:
         StudyError: naming the option.
     """
     now = _deciding(run.recipe)
-    for name, value in made_with.items():
-        if name in now and now[name] != value:
+    for name, value in _deciding(made_with).items():
+        # The run's name tells what is in a file of weights; where it lay then does not matter.
+        if name != "weights" and value != now.get(name):
             raise StudyError(
-                f"{RUNS}/{run.name}: was made with {name}={value}, which is {now[name]} now (a default has "
-                "changed since); choose another --out, or spell out the old value"
+                f"{RUNS}/{run.name}: was made with {name}={value}, which is {now.get(name)} now (a default "
+                "has changed since); choose another --out, or spell out the old value"
             )
-
-
-def _queue_name(out: Path) -> str:
-    return f"ggam-{json.loads((out / DATA).read_text('utf-8'))['digest'][:16]}"
 
 
 def _named(part: FineGrainedDataset) -> list[tuple[str, str, int]]:

@@ -12,9 +12,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ggam.runs.run import Run
 
-RESERVED = ("epoch", "loss", "val_loss", "val_accuracy", "seconds")
-"""Columns that no term of a loss may be called."""
-
 
 class Means:
     """The means over an epoch's steps of what the steps measure; what only some measure, over those."""

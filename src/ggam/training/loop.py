@@ -4,9 +4,7 @@ import logging
 import math
 import os
 import signal
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,15 @@ from ggam.methods.base import FineGrainedModel
 from ggam.runs.run import Run
 from ggam.system.devices import DeviceError, default_device, resolve_precision
 from ggam.system.files import replacing
-from ggam.training.log import RESERVED, EpochLog, Means
+from ggam.training.log import EpochLog, Means
 from ggam.training.recipe import Recipe
 from ggam.training.signals import Interrupted, StopRequest, listening
 from ggam.training.stages import Resting, stage_ends
 from ggam.training.step import Batch, Losses, Trained, TrainingDiverged, build_optimizer, training_step
 
 FORMAT = 1
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces what it was told
+for _name in ("lightning.fabric", "lightning.pytorch"):  # under either, Fabric says what it was told
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def build_fabric(recipe: Recipe) -> Fabric:
@@ -156,7 +155,7 @@ class Loop:
         )
         entered, losses = -1, None
         try:
-            with listening() as request, _quietly():
+            with listening() as request:
                 for epoch in range(first, self._epochs):
                     stage = next(number for number, end in enumerate(self._ends) if epoch < end)
                     self._model.epoch, self._model.stage = epoch, stage
@@ -199,7 +198,6 @@ class Loop:
                     values = training_step(self._fabric, trained, window)
                 except TrainingDiverged as error:
                     raise TrainingDiverged(self._advice(error, epoch, done)) from error
-                _require_free_names(values)
                 self._means.add(values)
                 done += len(window)
                 self._trained += len(window)
@@ -307,17 +305,3 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, on the CPU and without running code from it."""
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _require_free_names(values: dict[str, Tensor]) -> None:
-    taken = [name for name in values if name in RESERVED and name != "loss"]
-    if taken:
-        raise ValueError(f"a term of the loss is called {taken[0]!r}, which is a column already: rename it")
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without DDP's advice about parameters that every step reaches."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified.*")
-        yield

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from ggam.methods.registry import METHODS
 from ggam.system.devices import Precision
@@ -171,10 +171,9 @@ class Recipe:
                 raise ValueError(f"{name}: options of the method {name}, but the recipe's method is {method}")
             else:
                 raise ValueError(f"recipe has no option {name!r}: {_suggest(name, homes)}")
-        model = ModelRecipe(**parts.pop("model"))
-        options = METHODS[model.method].Options(**own)
-        rest = {part: _PARTS[part](**given) for part, given in parts.items()}
-        return cls(model=model, options=options, **rest)
+        model = _made(ModelRecipe, parts.pop("model"))
+        options = _made(METHODS[model.method].Options, own)
+        return cls(model=model, options=options, **{part: _made(_PARTS[part], parts[part]) for part in parts})
 
 
 def common_options(
@@ -224,6 +223,20 @@ _PARTS: dict[str, Any] = {
 def _require(recipe: object, name: str, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"{name}={getattr(recipe, name)}: expected {expected}")
+
+
+def _made(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A part of a recipe, once its values are of the kinds that it says."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        kinds = get_args(hints[name]) or (hints[name],)
+        plain = tuple(each for each in kinds if isinstance(each, type))
+        allowed = (*plain, int) if float in plain else plain
+        fits = isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed)
+        if plain == kinds and not fits:
+            names = " or ".join("none" if each is type(None) else each.__name__ for each in plain)
+            raise ValueError(f"{name}={value!r}: expected {names}")
+    return kind(**values)
 
 
 def _checked_options(method: str, values: Any) -> dict[str, Any]:

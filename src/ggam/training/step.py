@@ -18,6 +18,10 @@ Batch = tuple[Tensor, Tensor]
 """Images (B, 3, h, w) and labels (B,)."""
 
 
+_COLUMNS = {"epoch", "loss", "val_loss", "val_accuracy", "seconds"}
+"""Of the log, beside the terms of the loss."""
+
+
 class TrainingDiverged(ValueError):
     """The loss is not a number any more."""
 
@@ -55,6 +59,7 @@ def training_step(fabric: Fabric, trained: Trained, batches: Sequence[Batch]) ->
         with fabric.no_backward_sync(trained.losses, enabled=not last):  # pyright: ignore[reportArgumentType]
             terms: dict[str, Tensor] = trained.losses(images, labels)
             loss = torch.stack(list(terms.values())).sum()
+            _require_free_names(trained, terms)
             values = {"loss": loss, **terms, **trained.model.diagnostics}
             measured.append(_over_ranks(fabric, values))
             _require_finite(measured[-1], terms)
@@ -112,6 +117,13 @@ def _over_ranks(fabric: Fabric, values: dict[str, Tensor]) -> dict[str, Tensor]:
     stacked = torch.stack([value.detach().float() for value in values.values()])
     means: Any = fabric.all_reduce(stacked, reduce_op="mean")
     return dict(zip(values, means.unbind(), strict=True))
+
+
+def _require_free_names(trained: Trained, terms: dict[str, Tensor]) -> None:
+    rates = {group["name"] for group in trained.optimizer.param_groups}
+    taken = sorted(terms.keys() & (_COLUMNS | rates | trained.model.diagnostics.keys()))
+    if taken:
+        raise ValueError(f"a term of the loss is called {taken[0]!r}, which is a column already: rename it")
 
 
 def _require_finite(measured: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
