@@ -3,6 +3,7 @@
 import csv
 import importlib
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,11 @@ def test_what_one_does_with_a_run(run: TrainedRun, squares: Path, tmp_path: Path
     assert run.evaluate(squares).predictions == report.predictions
     assert run.explain(torch.rand(2, 3, 32, 32)).maps.shape[0] == 2
 
-    table = run.predict(squares / "test", tmp_path / "predictions.csv")
-    with table.open() as file:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    done = run.predict([squares / "test", tmp_path / "broken.jpg"])
+    with (run.folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 12
+    assert (len(rows), done.unreadable) == (12, 1)
     sure = {Path(p.path).parts[-2:]: p.probability for p in report.predictions}
     for row in rows:
         assert float(row["probability_1"]) == pytest.approx(sure[Path(row["path"]).parts[-2:]], rel=1e-3)
@@ -86,6 +88,25 @@ def test_an_interrupted_call_goes_on(
     again = fit(squares, out=tmp_path / "run", resume=True)
     for name in ("model/model.safetensors", "evaluation/best/predictions.csv"):
         assert (again.folder / name).read_bytes() == (run.folder / name).read_bytes()
+
+
+def test_an_unsplit_folder_is_split_as_it_was_for_training(squares: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for file in (squares / split).glob("*/*.png"):
+            (tmp_path / "data" / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / "data" / file.parent.name / f"{split}-{file.name}")
+    run = fit(tmp_path / "data", out=tmp_path / "run", **{**RECIPE, "epochs": 1, "seed": 3})
+    assert run.evaluate(tmp_path / "data").predictions == run.evaluate().predictions
+
+
+def test_it_measures_in_the_runs_own_precision(squares: Path, tmp_path: Path) -> None:
+    run = fit(squares, out=tmp_path / "run", **{**RECIPE, "epochs": 1, "precision": "bf16"})
+    assert run.evaluate().loss == run.read_results().chosen["loss"]
+
+
+def test_resuming_on_other_data_is_refused(run: TrainedRun, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="but data changed; start a new run"):
+        fit(tmp_path, out=run.folder, resume=True)
 
 
 @pytest.mark.parametrize(

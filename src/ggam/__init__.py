@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         load_model as load_model,
         save_model as save_model,
     )
+    from ggam.training.signals import Interrupted as Interrupted
 
 _HOMES = {
     "Attention": "equations.attention",
@@ -45,6 +46,7 @@ _HOMES = {
     "FineGrainedModel": "methods.base",
     "TrainedRun": "fitting",
     "GGAMLoss": "equations.guidance",
+    "Interrupted": "training.signals",
     "LossTerms": "equations.guidance",
     "Output": "methods.base",
     "apply_spatial": "equations.attention",

@@ -73,12 +73,12 @@ def apply_recipe_file(app: App, commands: tuple[str, ...], arguments: ArgumentCo
         return
     values = _read_recipe(file)
     values.pop("version", None)  # of the package that wrote it
+    values = {name: value for name, value in values.items() if value != {}}  # of a method without options
     known = {argument.name.removeprefix("--").replace("-", "_") for argument in arguments}
     for name in _dotted(values):
         if name.replace("-", "_") not in known:
-            close = next((each for each in known if each.endswith(f".{name}")), None)
-            close = close or next(iter(get_close_matches(name, known, n=1)), None)
-            hint = f"did you mean {close}?" if close else "see ggam train --help"
+            close = [each for each in known if each.endswith(f".{name}")] or get_close_matches(name, known)
+            hint = f"did you mean {close[0]}?" if close else "see ggam train --help"
             raise CycloptsError(msg=f"{file}: {name!r} is not an option; {hint}")
     nested = _of_one_method(values, given["--method"].value if "--method" in given else None, commands)
     for command in reversed(commands):
@@ -124,12 +124,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("ggam: interrupted", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        known = error.filename is not None and error.strerror
-        print(f"ggam: {error.filename}: {error.strerror}" if known else f"ggam: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ValueError as error:
-        print(f"ggam: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        file, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        words = f"{file}: {reason}" if file is not None and reason else error
+        print(f"ggam: {words}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -139,8 +137,9 @@ def _show_chosen_method(arguments: list[str]) -> None:
         from ggam.commands.options import show_options_of
 
         spelled = " ".join(arguments).replace("--method=", "--method ").split()
-        named = [value for flag, value in pairwise(spelled) if flag == "--method"]
-        show_options_of(named[-1] if named else "ggam")
+        given = dict(pairwise(spelled))
+        recipe = _read_recipe(Path(given["--config"])) if "--config" in given else {}
+        show_options_of(given.get("--method") or recipe.get("method", "ggam"))
 
 
 def _read_recipe(file: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Training as one call: `ggam.fit` in Python, and what `ggam train` does."""
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 from ggam.data.layouts.registry import load_dataset
 from ggam.deploy.export import Exported, export_model
 from ggam.deploy.model_card import write_run_card
-from ggam.deploy.predictions.run import predict_files
+from ggam.deploy.predictions.run import Summary, predict_files
 from ggam.deploy.predictor import TorchPredictor, accuracy_of
 from ggam.deploy.serve.examples import keep_examples
 from ggam.evaluation.accuracy import EvalReport
@@ -21,7 +22,7 @@ from ggam.methods.base import FineGrainedModel
 from ggam.report import write_report
 from ggam.runs.run import Results, Run
 from ggam.system.console import progress
-from ggam.system.devices import default_device
+from ggam.system.devices import default_device, resolve_precision
 from ggam.training.recipe import Recipe
 from ggam.training.run import RunConfig, fit as train_and_measure, load_parts
 
@@ -31,37 +32,47 @@ class TrainedRun(Run):
 
     @cached_property
     def model(self) -> FineGrainedModel:
-        """The model of the chosen epoch, in eval mode, on this machine's device."""
-        return self.read_model().to(default_device())
+        """The model of the chosen epoch, in eval mode, on the device that the run was trained on."""
+        return self.read_model().to(default_device(self.read_config()["accelerator"]))
 
     def evaluate(self, data: Path | str | None = None) -> EvalReport:
-        """Measure the model on the test pictures of a data set; None takes the run's own.
+        """Measure the model on test pictures, in the run's own precision.
+
+        Args:
+            data: a data set; None takes the run's own. One without a split of its own is split as it was for
+                training.
 
         Raises:
             DataError: if the data is not there, or a picture cannot be read.
             EvaluationError: if its classes are not the model's.
+            DeviceError: if this machine has not got the run's device.
         """
-        test = self.dataset("test") if data is None else load_dataset(data, split="test")
-        return evaluate(self.model, test.with_transform(self.model.config.transform()))
+        config = self.read_config()
+        test = self.dataset("test") if data is None else load_dataset(data, split="test", seed=config["seed"])
+        device = default_device(config["accelerator"])
+        precision = resolve_precision(config["precision"], device)
+        return evaluate(
+            self.model, test.with_transform(self.model.config.transform()), device=device, precision=precision
+        )
 
     def explain(self, images: Tensor, classes: Tensor | None = None) -> Explanation:
         """`ggam.explain` of this model."""
         return explain(self.model, images, classes)
 
-    def predict(self, paths: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
+    def predict(self, paths: Sequence[Path | str] | Path | str, out: Path | str | None = None) -> Summary:
         """Predict pictures, or folders of them, into a table, as `ggam predict` does.
 
         Args:
             paths: picture files and folders of them.
-            out: the CSV file to make, or to go on with.
+            out: the CSV file to make, or to go on with; None takes `predictions.csv` in the run directory.
 
         Returns:
-            The table.
+            How many pictures are in the table, how many could not be read, and where both are listed.
         """
         sources = [paths] if isinstance(paths, Path | str) else list(paths)
-        predictor = TorchPredictor(self.model, device=default_device())
-        predict_files(predictor, [str(source) for source in sources], Path(out), workers=0)
-        return Path(out)
+        predictor = TorchPredictor(self.model, device=next(self.model.parameters()).device)
+        table = self.folder / "predictions.csv" if out is None else Path(out)
+        return predict_files(predictor, [str(source) for source in sources], table, workers=0)
 
     def export(self, out: Path | str, **options: Any) -> Exported:
         """Write the model into one file: `ggam.deploy.export.export_model`, and its options."""
@@ -71,12 +82,13 @@ class TrainedRun(Run):
 def fit(data: Path | str, *, out: Path | str, resume: bool = False, **recipe: Any) -> TrainedRun:
     """Train as `ggam train` does: the same run directory, the same numbers, a report at the end.
 
-    Ctrl-C, or a notebook's stop button, ends it with everything saved; `resume=True` goes on.
+    Ctrl-C, or a notebook's stop button, ends it with everything saved; `resume=True` goes on. On several
+    devices, this process goes on behind the call and the others end in it.
 
     Args:
         data: the folder of the data set.
         out: the run directory to make.
-        resume: continue the run in `out` from its last checkpoint.
+        resume: continue the run in `out` from its last checkpoint, with its own recipe.
         **recipe: the options of `ggam train` by name, those of a method as a mapping under its name:
             `epochs=30, method="ggam", ggam={"guidance_weight": 2.0}`.
 
@@ -85,8 +97,10 @@ def fit(data: Path | str, *, out: Path | str, resume: bool = False, **recipe: An
         Interrupted: if it was stopped.
     """
     run = TrainedRun(out)
-    config = RunConfig.read(run) if resume and not recipe else RunConfig(Path(data), Recipe.from_dict(recipe))
-    train_run(config, run, resume=resume)
+    stored = resume and not recipe
+    chosen = RunConfig.read(run).recipe if stored else Recipe.from_dict(recipe)
+    if train_run(RunConfig(Path(data), chosen), run, resume=resume) is None:
+        sys.exit()  # a rank other than the first
     return run
 
 

@@ -61,7 +61,7 @@ def test_maps_and_classes_are_chosen_by_name(explain: Run, picture: Path, tmp_pa
         *["--class", "auk", "--class", "crake"],
     )
     assert (code, err) == (0, "")
-    assert "1 panels and raw maps" in out
+    assert "1 panel and raw maps" in out
     found = shown(tmp_path / "o")
     assert found[0] == ("channel", None)
     assert {"auk", "crake"} <= {name for kind, name in found if kind == "gradcam"}

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +57,28 @@ def test_a_study_from_the_plan_to_the_page(ggam: Run, squares: Path, tmp_path: P
             ("ggam", "0"),
             ("ggam", "1"),
         ]
+
+
+@pytest.mark.slow
+def test_what_ctrl_c_stops_goes_on_with_the_same_command(ggam: Run, squares: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    command = ["study", "table2", squares, "--out", out, "--methods", "ggam", "--seeds", 1, *OPTIONS]
+    command[command.index("--epochs") + 1] = 12
+    pipe, environment = subprocess.PIPE, {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = [sys.executable, "-m", "ggam.cli", *map(str, command)]
+    with subprocess.Popen(started, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        while process.poll() is None and not list(out.glob("runs/*/checkpoints/last.ckpt")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT, error
+    assert "stopped by SIGINT; everything is saved, go on with the same command" in error
+    assert not list(out.glob("runs/*/results.json"))
+    (metrics,) = out.glob("runs/*/metrics.csv")
+    trained = metrics.read_text()
+    code, _, error = ggam(*command)
+    assert (code, error) == (0, "")
+    assert metrics.read_text().startswith(trained)
 
 
 def test_a_run_that_cannot_be_trained_is_told_at_the_end(ggam: Run, squares: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
 def dataset(path: Path, transform: ImageTransform, banner: int = 0) -> FineGrainedDataset:
     sample = Sample(path, 0, banner=banner)
     return FineGrainedDataset(
-        [sample], ["a"], root=path.parent, layout="x", split="train", transform=transform
+        [sample], ("a",), root=path.parent, layout="x", split="train", transform=transform
     )
 
 

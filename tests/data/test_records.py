@@ -28,7 +28,7 @@ def dataset_of(labels: list[int]) -> FineGrainedDataset:
     samples = [Sample(Path(f"{n}.jpg"), label) for n, label in enumerate(labels)]
     return FineGrainedDataset(
         samples,
-        [f"class {k}" for k in range(7)],
+        tuple(f"class {k}" for k in range(7)),
         root=Path("root"),
         layout="folder",
         split="train",
@@ -180,7 +180,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, kind: str, trans
     path = damaged(tmp_path)[kind]
     transform = ImageTransform(16, (0.5,) * 3, (0.25,) * 3) if transformed else None
     dataset = FineGrainedDataset(
-        [Sample(path, 0)], ["a"], root=tmp_path, layout="folder", split="train", transform=transform
+        [Sample(path, 0)], ("a",), root=tmp_path, layout="folder", split="train", transform=transform
     )
 
     with pytest.raises(DataError, match=f"{kind}.jpg: cannot be read as a picture"):

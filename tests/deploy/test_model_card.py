@@ -14,7 +14,6 @@ from ggam import create_model, load_dataset, save_model
 from ggam.data.records import FineGrainedDataset
 from ggam.deploy.model_card import (
     PICTURE_FILE,
-    CardError,
     Measured,
     example_indices,
     is_edited,
@@ -26,6 +25,7 @@ from ggam.deploy.model_card import (
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.evaluate import relative_path
 from ggam.methods.base import FineGrainedModel
+from ggam.report import ReportError
 from ggam.runs.model_folder import CARD_FILE
 from ggam.runs.run import Results, Run, RunError
 
@@ -187,9 +187,7 @@ def test_names_are_no_markup(model: FineGrainedModel) -> None:
     measured = Measured(
         data="my `data` <b>",
         recipe={"epochs": 1},
-        protocol="none",
-        epoch=1,
-        pictures={"train": 6, "val": 0, "test": 6},
+        results=Results("none", "last", {"last": {"epoch": 1}}, {"train": 6, "val": 0, "test": 6}, 1.0),
         report=EvalReport(names, predictions, 1.0, uncalibrated_ece=0.9),
         seeds=None,
     )
@@ -217,7 +215,7 @@ def test_other_pictures_and_unfinished_runs_are_refused(
     tmp_path: Path, squares: Path, model: FineGrainedModel, pictures: FineGrainedDataset
 ) -> None:
     run = finished_run(tmp_path / "run", squares, model)
-    with pytest.raises(CardError, match="was not evaluated on the test pictures of"):
+    with pytest.raises(ReportError, match="was evaluated on 12 pictures that are not the 2 of"):
         write_run_card(run, model, pictures.subset([0, 1]))
     run.results_file.unlink()
     with pytest.raises(RunError, match="the run is not finished; continue it with"):

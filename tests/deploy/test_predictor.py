@@ -172,13 +172,13 @@ def foreign(tmp_path: Path, metadata: dict[str, str]) -> Path:
 def test_files_that_are_not_ours(tmp_path: Path, model: FineGrainedModel) -> None:
     with pytest.raises(CardError, match=r"foreign.onnx: not a model of ggam .*'format'.*ggam export"):
         open_predictor(foreign(tmp_path, {}))
-    newer = FileCard.of(model).to_metadata() | {"format": "2", "ggam": '"9.0"'}
+    newer = FileCard(model.config).to_metadata() | {"format": "2", "ggam": '"9.0"'}
     with pytest.raises(CardError, match=r"written by ggam 9.0, a newer version"):
         open_predictor(foreign(tmp_path, newer))
     del newer["accuracy"]  # a newer version may hold other things
     with pytest.raises(CardError, match=r"written by ggam 9.0, a newer version"):
         open_predictor(foreign(tmp_path, newer))
-    broken = FileCard.of(model).to_metadata() | {"mean": "[1, 2"}
+    broken = FileCard(model.config).to_metadata() | {"mean": "[1, 2"}
     with pytest.raises(CardError, match="not a model of ggam"):
         open_predictor(foreign(tmp_path, broken))
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ggam.drawing.layout import render
-from ggam.drawing.overlays import TILE_INCHES, colour_bar, overlay, panel
+from ggam.drawing.overlays import TILE_INCHES, as_pictures, colour_bar, encoded, overlay, panel
 
 
 def noise(size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -46,6 +46,21 @@ def test_the_scale_of_a_map_does_not_matter_and_arrays_do_as_well() -> None:
     once = np.asarray(overlay(picture, corner_heat()))
     assert once.shape == (30, 50, 3)
     assert np.array_equal(once, np.asarray(overlay(picture, 1e-9 * corner_heat().double().numpy())))
+
+
+def test_pictures_are_what_the_model_saw() -> None:
+    """Normalised by hand: black is (0 - 0.5)/0.25 = -2, white +2; the mean of a checkerboard is grey."""
+    mean, std = (0.5,) * 3, (0.25,) * 3
+    board = torch.tensor([[-2.0, 2.0], [2.0, -2.0]]).repeat(2, 2).expand(1, 3, 4, 4)
+    (small,) = as_pictures(board, mean, std, 1)
+    assert small.getpixel((0, 0)) in ((127,) * 3, (128,) * 3)
+    (same,) = as_pictures(board, mean, std, 4)
+    assert same.getpixel((0, 0)) == (0, 0, 0) and same.getpixel((1, 0)) == (255, 255, 255)
+
+
+def test_a_picture_as_a_file() -> None:
+    with Image.open(io.BytesIO(encoded(noise(), "PNG"))) as stored:
+        assert stored.format == "PNG" and np.array_equal(np.asarray(stored), np.asarray(noise()))
 
 
 def test_the_colour_bar_runs_from_grey_to_the_hottest_colour() -> None:

@@ -10,13 +10,17 @@ import pytest
 from PIL import Image
 
 from ggam.drawing.charts import confusion_chart, line_chart
-from ggam.drawing.pages import PICTURE_BYTES, data_uri, interval, percent
-from ggam.report.cards import Marks, heat_tile, marked
+from ggam.drawing.pages import PICTURE_BYTES, counted, data_uri, interval, percent
+from ggam.report.cards import heat_tile, marked
 
 
 def test_shares_as_text() -> None:
     assert percent(0.915) == "91.5\N{NO-BREAK SPACE}%"
     assert percent(None) == "–"
+
+
+def test_one_picture_is_one_picture() -> None:
+    assert [counted(number, "picture") for number in range(3)] == ["0 pictures", "1 picture", "2 pictures"]
 
 
 @pytest.mark.parametrize(
@@ -42,12 +46,12 @@ def test_pictures_stay_small_whatever_they_show() -> None:
 
 def test_marks_are_drawn_where_they_belong() -> None:
     grey = Image.new("RGB", (100, 100), "grey")
-    ring = np.asarray(marked(grey, Marks(rings=((0.5, 0.5, 0.2),)))).astype(int)
+    ring = np.asarray(marked(grey, rings=((0.5, 0.5, 0.2),))).astype(int)
     changed = np.abs(ring - np.asarray(grey)).sum(axis=2) > 30
     rows, columns = changed.nonzero()
     radii = np.hypot(rows + 0.5 - 50, columns + 0.5 - 50)
     assert radii.min() > 17 and radii.max() < 26
-    cross = np.asarray(marked(grey, Marks(cross=(0.25, 0.75)))).astype(int)
+    cross = np.asarray(marked(grey, cross=(0.25, 0.75))).astype(int)
     rows, columns = (np.abs(cross - np.asarray(grey)).sum(axis=2) > 30).nonzero()
     assert (rows.mean() + 0.5, columns.mean() + 0.5) == pytest.approx((75, 25), abs=0.2)
 

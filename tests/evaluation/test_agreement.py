@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from ggam import create_model, explain
-from ggam.evaluation.agreement import STAGES, channel_agreement, randomized, rank_correlation
+from ggam.evaluation.agreement import STAGES, randomized, rank_correlation
 from ggam.methods.base import FineGrainedModel
 
 
@@ -19,7 +19,7 @@ from ggam.methods.base import FineGrainedModel
 def test_rank_correlation_is_scipys(seed: int, values: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 6, (2, 4, values))
-    ours = rank_correlation(first, second)
+    ours = rank_correlation(torch.from_numpy(first), torch.from_numpy(second))
     for a, b, rho in zip(first, second, ours, strict=True):
         if np.ptp(a) == 0 or np.ptp(b) == 0:
             assert np.isnan(rho)
@@ -30,7 +30,7 @@ def test_rank_correlation_is_scipys(seed: int, values: int) -> None:
 def test_agreement_of_channels() -> None:
     channel = torch.tensor([[0.1, 0.2, 0.7], [0.1, 0.2, 0.7], [1 / 3] * 3])
     weights = torch.tensor([[-1.0, 0.0, 9.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
-    found = channel_agreement(channel, weights)
+    found = rank_correlation(channel, weights)
     assert found[:2].tolist() == [1, -1]
     assert np.isnan(found[2])
 

@@ -17,6 +17,7 @@ from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.annotations import Annotations, discriminative_pairs
 from ggam.evaluation.frames import object_of
 from ggam.evaluation.localization import (
+    LocalScores,
     local_scores,
     localization_metrics,
     localize_maps,
@@ -169,9 +170,8 @@ def test_no_annotations_no_metrics(tmp_path: Path) -> None:
 def test_scores_do_not_depend_on_the_batches(five: FineGrainedDataset) -> None:
     maps = torch.rand(5, 6, 6, generator=torch.Generator().manual_seed(3))
     whole = local_scores(maps, Annotations.of(five, range(5)))
-    joined = whole.blank(5)
-    for rows in ([2, 3, 4], [0, 1]):
-        joined.put(rows[0], local_scores(maps[rows], Annotations.of(five, rows)))
+    batches = ([0, 1], [2, 3, 4])
+    joined = LocalScores.joined([local_scores(maps[rows], Annotations.of(five, rows)) for rows in batches])
     for key, values in whole.metrics().items():
         np.testing.assert_allclose(joined.metrics()[key], values)
     np.testing.assert_allclose(joined.percentiles, whole.percentiles)

@@ -87,12 +87,32 @@ def test_a_closed_form_is_not_inherited_past_the_head_it_belongs_to() -> None:
     assert Declared.closed_form is not FineGrainedModel.closed_form
 
 
+def test_nor_past_a_head_that_a_mixin_brings() -> None:
+    class Power:
+        def head(self, features: Features, images: Tensor) -> Output:
+            raise AssertionError("never called")
+
+    class Mixed(Power, Baseline):
+        """Another head in front of the plain network's."""
+
+    assert Mixed.closed_form is FineGrainedModel.closed_form
+
+
 def test_no_method_has_a_forward_of_its_own() -> None:
     with pytest.raises(TypeError, match=r"Shortcut: forward is the same for all methods; implement head\(\)"):
 
         class Shortcut(Baseline):
             def forward(self, images: Tensor) -> Output:  # pyright: ignore[reportIncompatibleMethodOverride]
                 return super().forward(images)
+
+    class Loose:
+        def forward(self, images: Tensor) -> Output:
+            raise AssertionError("never called")
+
+    with pytest.raises(TypeError, match="Mixed: forward is the same for all methods"):
+
+        class Mixed(Loose, Baseline):  # pyright: ignore[reportIncompatibleMethodOverride]
+            """One that a mixin brings."""
 
 
 def test_a_method_without_a_head_says_so() -> None:

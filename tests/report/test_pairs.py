@@ -10,7 +10,7 @@ from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvalReport
 from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
-from ggam.report.pairs import MOST_PICTURES, Contrast, confused_pairs, contrasts, mistake_card
+from ggam.report.pairs import MOST_PICTURES, Contrast, confused_pairs, contrast, mistake_card
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_contrast_is_grad_cam_of_the_difference_of_two_logits(
 ) -> None:
     """By autograd of y_said - y_true itself, at the feature map that is classified."""
     model = models[method]
-    (found,) = contrasts(model, annotated, [3], report.predictions)
+    found = contrast(model, annotated, 3, report.predictions[3])
     image = annotated[3][0][None]
     features = model.features(image)["last"].detach().requires_grad_()
     output = model.head({"last": features}, image)
@@ -46,9 +46,8 @@ def test_pairs_in_order_with_examples_of_both_classes(
     models: dict[str, FineGrainedModel], annotated: FineGrainedDataset, report: EvalReport
 ) -> None:
     first, second = confused_pairs(models["ggam"], annotated, report)
-    assert (first.label, first.predicted, first.pictures) == (0, 2, 3)
-    assert (first.heading, first.note) == ("auk <b> taken for crake", "3 of 3 pictures")
-    assert (second.heading, second.note) == ("booby taken for auk <b>", "1 of 3 pictures")
+    assert (first.confusion, first.reverse) == ((0, 2, 3), 0)
+    assert (second.confusion, second.reverse) == ((1, 0, 1), 0)
     assert [tile.title for tile in first.examples.tiles] == ["auk <b>", "crake"]
     assert [card.heading for card in first.mistakes] == ["6.png", "3.png", "0.png"][:MOST_PICTURES]
     picture, said, true, rather = first.mistakes[0].tiles
@@ -81,7 +80,7 @@ def test_both_directions_are_told(
     flipped = list(report.predictions)
     flipped[8] = flipped[8]._replace(predicted=0, rank=2)
     first = confused_pairs(models["ggam"], annotated, replace(report, predictions=tuple(flipped)))[0]
-    assert first.note == "3 of 3 pictures; the other way round 1"
+    assert first.reverse == 1
 
 
 def test_nothing_is_confused(

@@ -92,6 +92,7 @@ def test_what_the_page_says(
     pair = report.most_confused(1)[0]
     names = [name.replace("<", "&lt;").replace(">", "&gt;") for name in report.class_names]
     assert f"{names[pair.label]} taken for {names[pair.predicted]}" in text
+    assert f'<span class="quiet">{pair.pictures} of 3 pictures' in text
     assert "auk <b>" not in text and "&lt;i&gt;" in text  # names and settings are text, not markup
     charts = re.findall(r'<figure class="chart"><figcaption>(.*?)</figcaption>', text)
     assert [re.sub(r"<b>.*?</b>|<[^>]*>", " ", chart).split() for chart in charts] == [

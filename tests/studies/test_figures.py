@@ -98,3 +98,8 @@ def test_in_words(measured: Measured) -> None:
         "top-1, mean over the seeds: plain network 81.00 %; spatial 87.00 %; channel 70.00 %; "
         "spatial + channel not run;"
     )
+
+
+def test_a_study_of_the_plain_network_alone(measured: Measured) -> None:
+    (axes,) = draw(build_table(table2(("baseline",)), measured({"baseline": [0.5, 0.6]}))).axes
+    assert [y for x, y in map(points, axes.get_lines()) if len(set(y)) == 2] == [[-0.45, 0.45]]

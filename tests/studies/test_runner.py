@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ggam.evaluation.evaluate import evaluate
 from ggam.methods.base import FineGrainedModel
 from ggam.methods.baseline import BaselineOptions
 from ggam.methods.ggam import GGAMOptions
+from ggam.studies.conclusion import ROUNDS, measure_rows
 from ggam.studies.definition import Row, Study
 from ggam.studies.runner import (
     ATTEMPTS,
@@ -344,8 +346,7 @@ def test_a_killed_workers_run_is_taken_over_from_its_last_checkpoint(squares: Pa
     lost, undisturbed = (tmp_path / out / RUNS / runs[0].name for out in ("study", "undisturbed"))
     with start(squares, tmp_path / "undisturbed", 1, epochs=epochs) as alone:
         with start(squares, tmp_path / "study", 1, epochs=epochs) as victim:
-            until = time.monotonic() + 240
-            while not (lost / "checkpoints/last.ckpt").exists() and time.monotonic() < until:
+            while victim.poll() is None and not (lost / "checkpoints/last.ckpt").exists():
                 time.sleep(0.01)
             victim.kill()
             assert started_by(victim, -signal.SIGKILL) == [lost.name]
@@ -360,6 +361,19 @@ def test_a_killed_workers_run_is_taken_over_from_its_last_checkpoint(squares: Pa
     assert (lost / weights).read_bytes() == (undisturbed / weights).read_bytes()
     (taken,), (whole,) = (collect(runs, tmp_path / out)[0] for out in ("study", "undisturbed"))
     assert taken.metrics == whole.metrics
+
+
+def test_of_workers_that_end_at_once_one_measures_the_costs(worker: Worker) -> None:
+    runs = planned(epochs=1)
+    worker(runs)
+    rounds: list[int] = []
+    with ThreadPoolExecutor(2) as pool:
+        ends = [
+            pool.submit(measure_rows, STUDY, runs, worker.out, lambda done, total: rounds.append(done))
+            for _ in range(2)
+        ]
+    assert [end.result() for end in ends] == [None, None]
+    assert rounds == list(range(1, ROUNDS + 1))
 
 
 def test_a_folder_holds_runs_on_one_data_set(worker: Worker, squares: Path, tmp_path: Path) -> None:

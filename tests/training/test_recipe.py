@@ -54,7 +54,7 @@ def test_a_recipe_comes_back_as_it_was() -> None:
         ({"method": "cbam", "ggam": {"warmup": 2}}, "ggam: options of the method ggam, but the recipe's"),
         ({"senet": {"placement": "last"}}, "senet: options of the method senet"),
         ({"method": "senet", "senet": {"placement": "first"}}, "placement='first': expected one of blocks"),
-        ({"ggam": {"warm_up": 2}}, "the method ggam has no option 'warm_up': did you mean warmup?"),
+        ({"ggam": {"warm_up": 2}}, "method 'ggam' has no option 'warm_up': did you mean warmup?"),
         ({"ggam": 3}, "ggam=3: expected a mapping"),
         ({"method": "baseline", "baseline": {"x": 1}}, "no option 'x': it has none"),
         ({"batch_size": 9, "devices": 2}, "batch_size=9: expected a multiple of the 2 devices"),

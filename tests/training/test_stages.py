@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from ggam import create_model
 from ggam.methods.base import ParameterGroup, Stage
 from ggam.training.recipe import OptimizationRecipe
-from ggam.training.stages import Resting, stage_ends
+from ggam.training.stages import Resting, planned_stages
 from ggam.training.step import build_optimizer
 
 
@@ -17,20 +17,35 @@ def model() -> nn.Module:
     return create_model("test_resnet", 3, pretrained=False, image_size=32)
 
 
+def planned(stages: list[Stage], epochs: int) -> list[int]:
+    network = model()
+    network.stages = lambda: stages  # pyright: ignore[reportAttributeAccessIssue]
+    return planned_stages(network, epochs)  # pyright: ignore[reportArgumentType]
+
+
 def test_the_epochs_of_stages_by_hand() -> None:
-    assert stage_ends([Stage()], 7) == [7]
-    assert stage_ends([Stage(share=1), Stage(share=3)], 8) == [2, 8]
-    assert stage_ends([Stage(share=0.5), Stage(share=0.25), Stage(share=0.25)], 4) == [2, 3, 4]
-    with pytest.raises(ValueError, match=r"epochs=2: this method trains in 3 stages.*raise --epochs"):
-        stage_ends([Stage()] * 3, 2)
+    assert planned([Stage()], 3) == [0, 0, 0]
+    assert planned([Stage(share=1), Stage(share=3)], 8) == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert planned([Stage(share=0.5), Stage(share=0.25), Stage(share=0.25)], 4) == [0, 0, 1, 2]
+    assert planned([Stage()] * 3, 3) == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"epochs=2: ggam trains in 3 stages.*raise --epochs"):
+        planned([Stage()] * 3, 2)
 
 
+@pytest.mark.parametrize("stages", [[], [Stage(), Stage(share=0)], [Stage(share=-1)]])
+def test_stages_have_shares_above_zero(stages: list[Stage]) -> None:
+    with pytest.raises(ValueError, match=r"the shares of the stages of ggam are .*: expected one at least"):
+        planned(stages, 5)
+
+
+@settings(max_examples=20)
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=5), st.integers(60, 300))
 def test_every_epoch_belongs_to_one_stage(shares: list[float], epochs: int) -> None:
-    ends = stage_ends([Stage(share=share) for share in shares], max(epochs, int(60 * sum(shares))))
-    assert ends == sorted(set(ends)) and len(ends) == len(shares)
-    for (begin, end), share in zip(zip([0, *ends], ends, strict=False), shares, strict=True):
-        assert abs((end - begin) - ends[-1] * share / sum(shares)) <= 1
+    epochs = max(epochs, int(60 * sum(shares)))
+    plan = planned([Stage(share=share) for share in shares], epochs)
+    assert len(plan) == epochs and plan == sorted(plan)
+    for number, share in enumerate(shares):
+        assert abs(plan.count(number) - epochs * share / sum(shares)) <= 1
 
 
 def test_only_what_a_stage_names_learns() -> None:
@@ -59,7 +74,18 @@ def test_only_what_a_stage_names_learns() -> None:
 @pytest.mark.parametrize("stage", [Stage(learns=("clasifier",)), Stage(frozen_statistics=("norm",))])
 def test_a_stage_names_modules_that_there_are(stage: Stage) -> None:
     with pytest.raises(ValueError, match=r"a stage of ggam names '(clasifier|norm)', which is no module"):
-        Resting(model()).enter(stage)  # pyright: ignore[reportArgumentType]
+        planned([Stage(), stage], 4)
+
+
+def test_frozen_statistics_of_a_module_that_is_named_itself() -> None:
+    network = model()
+    stage = Stage(learns=("classifier.0", "classifier.2"), frozen_statistics=("classifier.0",))
+    resting = Resting(network)  # pyright: ignore[reportArgumentType]
+    resting.enter(stage)
+    resting.train(stage)
+    modes = {path: module.training for path, module in network.named_modules()}
+    assert modes["classifier"] and modes["classifier.2"] and not modes["classifier.0"]
+    assert network.get_parameter("classifier.0.weight").requires_grad
 
 
 def test_groups_hold_every_parameter_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +99,15 @@ def test_groups_hold_every_parameter_once(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(type(network), "parameter_groups", lambda self, groups=groups: groups)
         with pytest.raises(ValueError, match=f"GGAM.parameter_groups: {named} is not in exactly one group"):
             build_optimizer(network, OptimizationRecipe(), 1)  # pyright: ignore[reportArgumentType]
+
+
+def test_groups_have_names_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model()
+    first, *rest = network.parameters()
+    groups = [ParameterGroup("", rest), ParameterGroup("", [first])]
+    monkeypatch.setattr(type(network), "parameter_groups", lambda self: groups)
+    with pytest.raises(ValueError, match="two groups have one name"):
+        build_optimizer(network, OptimizationRecipe(), 1)  # pyright: ignore[reportArgumentType]
 
 
 def test_rates_and_weight_decay_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,14 +109,7 @@ def predict(
     predictor = open_predictor(model)
     with _counter() as step:
         done = predict_files(
-            predictor,
-            images,
-            out,
-            top=top,
-            maps=maps,
-            batch_size=batch_size,
-            workers=workers,
-            on_batch=step,
+            predictor, images, out, top=top, maps=maps, batch_size=batch_size, workers=workers, on_batch=step
         )
     skipped = f", {done.skipped:,} were there already" if done.skipped else ""
     what = "picture" if done.predicted == 1 else "pictures"

@@ -9,9 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ggam.commands.options import Switch
-from ggam.commands.runs import crop, results_table, training_protocol
+from ggam.commands.runs import results_table
 from ggam.data.layouts.registry import load_dataset
 from ggam.drawing.layout import PrintFormat
+from ggam.drawing.pages import counted
 from ggam.evaluation.explanation_report import TABLE_FILE, ExplanationReport, refuse_others
 from ggam.evaluation.explanations import evaluate_explanations, planned
 from ggam.evaluation.measure import evaluator
@@ -66,8 +67,12 @@ def evaluate(
         refuse_others(target, planned(model, test, **plan))
     summary = evaluator(precision, workers, batch_size)(model, test, target)
     CONSOLE.print(results_table({"this model": summary}))
-    CONSOLE.print(f"{summary['pictures']} test pictures of {data}; {crop(model)}")
-    CONSOLE.print(f"{training_protocol(origin)}\ntables and confusion matrix: {target}")
+    crop = model.config.transform()
+    CONSOLE.print(
+        f"{summary['pictures']} test pictures of {data}; one centre crop of {crop.image_size} pixels, "
+        f"the shorter side resized to {crop.resized_side}"
+    )
+    CONSOLE.print(f"{_protocol(origin)}\ntables and confusion matrix: {target}")
     if explanations:
         device = default_device()
         with progress("explaining") as step:
@@ -88,6 +93,14 @@ def evaluate(
             with progress("drawing the gallery") as step:
                 page = write_report(origin, model, test, explanations=report, workers=workers, on_batch=step)
             CONSOLE.print(f"the run's report has the tables now: {page}")
+
+
+def _protocol(run: Run | None) -> str:
+    """What the model that is measured was trained and chosen on (docs/protocol.md)."""
+    if run is None:
+        return "protocol: unknown; only a finished run directory says what was trained and chosen on"
+    results, data = run.read_results(), run.read_config()["data"]
+    return f"protocol: {results.protocol}; epoch {results.chosen['epoch']}, trained on {data}"
 
 
 def _print_explanations(report: ExplanationReport) -> None:
@@ -151,7 +164,7 @@ def explain(
         CONSOLE.print(f"{picture.path}: {classes}")
     for failure in failed:
         print(f"ggam: {failure.path}: {failure.reason}", file=sys.stderr)
-    CONSOLE.print(f"{len(explained)} panels and raw maps: {target}")
+    CONSOLE.print(f"{counted(len(explained), 'panel')} and raw maps: {target}")
     shown = [heat for picture in explained for heat in picture.shown]
     empty = sum(heat.empty for heat in shown)
     if empty:

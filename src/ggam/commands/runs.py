@@ -1,28 +1,8 @@
-"""Trained models as the commands meet them: measured, and put into a table."""
+"""What was measured of trained models, as a table."""
 
 from collections.abc import Mapping
 
 from rich.table import Table
-
-from ggam.methods.base import FineGrainedModel
-from ggam.runs.run import Run
-
-
-def crop(model: FineGrainedModel) -> str:
-    """What of each picture the model was shown."""
-    transform = model.config.transform()
-    return (
-        f"one centre crop of {transform.image_size} pixels, the shorter side resized to "
-        f"{transform.resized_side}"
-    )
-
-
-def training_protocol(run: Run | None) -> str:
-    """What the model that is measured was trained and chosen on (docs/protocol.md)."""
-    if run is None:
-        return "protocol: unknown; only a finished run directory says what was trained and chosen on"
-    results, data = run.read_results(), run.read_config()["data"]
-    return f"protocol: {results.protocol}; epoch {results.chosen['epoch']}, trained on {data}"
 
 
 def results_table(rows: Mapping[str, Mapping[str, float]], selected: str | None = None) -> Table:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,12 @@ class PictureCache:
             OSError: if the picture cannot be read, or not be stored.
         """
         stored = self._place(path, side, banner)
-        try:
+        # It may not be there, or be damaged by a crash of the machine.
+        with suppress(FileNotFoundError, ValueError, EOFError):
             return np.load(stored, mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError):  # not there, or damaged by a crash of the machine
-            pass
         with Image.open(path) as image:
             pixels = np.asarray(resize_whole(image, side, banner=banner))
-        content = io.BytesIO()
+        content = io.BytesIO()  # NumPy writing to the file itself would not say that the disk is full
         np.save(content, pixels)
         try:
             write_atomic(stored, content.getvalue())

@@ -3,7 +3,8 @@
 import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +21,12 @@ class Draw(NamedTuple):
     picture: int
 
 
+@dataclass(eq=False)
 class Augmented(Dataset[tuple[Tensor, int]]):
     """A training set addressed by `Draw`: each picture of each epoch has a random source of its own."""
 
-    def __init__(self, dataset: FineGrainedDataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
+    dataset: FineGrainedDataset
+    seed: int
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -95,14 +96,7 @@ def training_loader(
         seed: of the crops.
         workers: decoding processes.
     """
-    return DataLoader(
-        Augmented(dataset, seed),
-        batch_sampler=batches,
-        num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_run,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    return _loader(Augmented(dataset, seed), workers, batch_sampler=batches)
 
 
 def eval_loader(
@@ -110,13 +104,17 @@ def eval_loader(
 ) -> DataLoader[tuple[Tensor, int]]:
     """Every picture once, in order; rank r of several takes every `ranks`-th, none twice."""
     part = dataset if ranks == 1 else dataset.subset(range(rank, len(dataset), ranks))
+    return _loader(part, workers, batch_size=max(1, math.ceil(batch_size / ranks)))
+
+
+def _loader(dataset: Dataset[Any], workers: int, **batches: Any) -> DataLoader[tuple[Tensor, int]]:
     return DataLoader(
-        part,
-        batch_size=max(1, math.ceil(batch_size / ranks)),
+        dataset,
         num_workers=workers,
         worker_init_fn=_leave_signals_to_the_run,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        **batches,
     )
 
 

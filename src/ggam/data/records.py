@@ -2,9 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +32,10 @@ def reading(path: Path, what: str = "picture") -> Iterator[None]:
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as a {what} ({_reason(error, path)})") from error
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """An error about a file in words, without that file's name."""
-    if isinstance(error, OSError) and error.strerror and str(error.filename) == str(path):
-        return error.strerror
-    return str(error)
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror and str(error.filename) == str(path):
+            reason = error.strerror  # the file is named before it
+        raise DataError(f"{path}: cannot be read as a {what} ({reason})") from error
 
 
 class Box(NamedTuple):
@@ -69,44 +65,29 @@ class Sample:
     """Rows at the bottom that are not photograph (FGVC-Aircraft's copyright line)."""
 
 
+@dataclass(eq=False, repr=False)
 class FineGrainedDataset(Dataset[tuple[Any, int]]):
-    """Samples with their class names; item i is (picture, label).
+    """Samples with their class names; item i is (picture, label)."""
 
-    Args:
-        samples: the pictures.
-        class_names: K names, in the order of the labels.
-        root: the folder the data set was read from.
-        layout: the name of the layout it was read as.
-        split: `train`, `val` or `test`.
-        part_names: the names of the parts, in the order of `Sample.parts`.
-        discriminative: for each label, the parts (indices into `part_names`) by which its class is
-            told from those it is most like; only generated data knows them.
-        transform: what makes a tensor of a picture; without one, items are RGB pictures.
-        cache: where decoded pictures are kept for the transform.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        class_names: Sequence[str],
-        *,
-        root: Path,
-        layout: str,
-        split: str,
-        part_names: Sequence[str] = (),
-        discriminative: Mapping[int, tuple[int, ...]] | None = None,
-        transform: ImageTransform | None = None,
-        cache: PictureCache | None = None,
-    ) -> None:
-        self.samples = list(samples)
-        self.class_names = tuple(class_names)
-        self.root = root
-        self.layout = layout
-        self.split = split
-        self.part_names = tuple(part_names)
-        self.discriminative = dict(discriminative or {})
-        self.transform = transform
-        self.cache = cache
+    samples: list[Sample]
+    class_names: tuple[str, ...]
+    """K names, in the order of the labels."""
+    _: KW_ONLY
+    root: Path
+    """The folder the data set was read from."""
+    layout: str
+    """The name of the layout it was read as."""
+    split: str
+    """`train`, `val` or `test`."""
+    part_names: tuple[str, ...] = ()
+    """The names of the parts, in the order of `Sample.parts`."""
+    discriminative: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """For each label, the parts (indices into `part_names`) by which its class is told from those it is
+    most like; only generated data knows them."""
+    transform: ImageTransform | None = None
+    """What makes a tensor of a picture; without one, items are RGB pictures."""
+    cache: PictureCache | None = None
+    """Where decoded pictures are kept for the transform."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -137,32 +118,15 @@ class FineGrainedDataset(Dataset[tuple[Any, int]]):
 
     def with_transform(self, transform: ImageTransform | None) -> "FineGrainedDataset":
         """The same samples through another transform."""
-        return self._derived(self.samples, self.split, transform)
+        return replace(self, transform=transform)
 
     def with_cache(self, cache: PictureCache | None) -> "FineGrainedDataset":
         """The same samples, kept decoded once they have been read."""
-        dataset = self._derived(self.samples, self.split, self.transform)
-        dataset.cache = cache
-        return dataset
+        return replace(self, cache=cache)
 
     def subset(self, indices: Sequence[int], split: str | None = None) -> "FineGrainedDataset":
         """Some of the samples, in the given order."""
-        return self._derived([self.samples[i] for i in indices], split or self.split, self.transform)
-
-    def _derived(
-        self, samples: Sequence[Sample], split: str, transform: ImageTransform | None
-    ) -> "FineGrainedDataset":
-        return FineGrainedDataset(
-            samples,
-            self.class_names,
-            root=self.root,
-            layout=self.layout,
-            split=split,
-            part_names=self.part_names,
-            discriminative=self.discriminative,
-            transform=transform,
-            cache=self.cache,
-        )
+        return replace(self, samples=[self.samples[i] for i in indices], split=split or self.split)
 
 
 def readable_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -193,11 +157,8 @@ def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple
     """
     if not 0 <= fraction < 1:
         raise DataError(f"fraction {fraction}: expected a share from 0 to below 1")
-    by_class: dict[int, list[int]] = defaultdict(list)
-    for index, label in enumerate(labels):
-        by_class[label].append(index)
     held_out: list[int] = []
-    for label, indices in by_class.items():
+    for label, indices in _by_class(labels, range(len(labels))).items():
         count = min(max(1, round(fraction * len(indices))), len(indices) - 1) if fraction else 0
         order = np.random.default_rng((seed, label)).permutation(len(indices))
         held_out += [indices[i] for i in order[:count]]
@@ -217,12 +178,14 @@ def limit_per_class(dataset: FineGrainedDataset, count: int, seed: int) -> FineG
     """At most `count` pictures of each class, drawn by seed: few-shot training sets."""
     if count < 1:
         raise DataError(f"{count} pictures per class: expected at least 1")
-    order = np.random.default_rng(seed).permutation(len(dataset))
-    taken: dict[int, int] = defaultdict(int)
-    kept = []
-    for index in map(int, order):
-        label = dataset.samples[index].label
-        if taken[label] < count:
-            taken[label] += 1
-            kept.append(index)
-    return dataset.subset(sorted(kept))
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    classes = _by_class(dataset.labels, order).values()
+    return dataset.subset(sorted(index for indices in classes for index in indices[:count]))
+
+
+def _by_class(labels: Sequence[int], order: Iterable[int]) -> dict[int, list[int]]:
+    """The indices of each label, in the given order."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for index in order:
+        found[labels[index]].append(index)
+    return found

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 RESIZE_RATIO = 600 / 448
 """The shorter side after resizing, over the side of the crop."""
-_ORIENTATION = 0x0112
+ORIENTATION = ExifTags.Base.Orientation
 
 
 class Region(NamedTuple):
@@ -150,7 +150,7 @@ def _resized(image: Image.Image, region: Region, size: tuple[int, int]) -> Image
 
 def upright(image: Image.Image) -> Image.Image:
     """The picture as its EXIF orientation says; the same object where there is nothing to turn."""
-    if image.getexif().get(_ORIENTATION, 1) == 1:
+    if image.getexif().get(ORIENTATION, 1) == 1:
         return image
     return ImageOps.exif_transpose(image)
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ggam.deploy.file_card import FileCard
 from ggam.deploy.predictor import Inference, OnnxPredictor
-from ggam.explanations.explanation import explain
 from ggam.methods.base import PREDICTED, FineGrainedModel, ModelConfig
 
 Format = Literal["onnx", "torch"]
@@ -117,7 +116,7 @@ def export_model(
         raise ExportError("--classes-input chooses the class of the heat map, and this file would have none")
     inference = Inference(model, maps=maps).eval()
     graph = _trace(inference, pictures[:2], classes_input)
-    card = FileCard.of(model, accuracy)
+    card = FileCard(model.config, accuracy)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         fresh = Path(folder, out.name)
@@ -125,9 +124,10 @@ def export_model(
             _write_onnx(graph, fresh, card, half=half, maps=maps)
             run = _onnx_run(fresh)
         else:
-            torch.export.save(graph, fresh, extra_files={CARD_FILE: json.dumps(asdict(card))})
-            run = _torch_run(fresh)
-        compared = _compare(model, run, pictures, maps, classes_input, HALF if half else FULL)
+            torch.export.save(graph, fresh, extra_files={CARD_FILE: json.dumps(card.to_dict())})
+            run = _eager(torch.export.load(fresh).module())
+        classes = torch.arange(len(pictures)) % model.num_classes if classes_input else None
+        compared = _compare(_eager(inference), run, pictures, classes, HALF if half else FULL)
         size = fresh.stat().st_size
         os.replace(fresh, out)
     return Exported(out, size, maps, len(pictures), *compared)
@@ -262,43 +262,24 @@ def _onnx_run(path: Path) -> Run:
     return run
 
 
-def _torch_run(path: Path) -> Run:
-    loaded = torch.export.load(path).module()
-
+def _eager(module: Callable[..., tuple[Tensor, ...]]) -> Run:
     def run(images: Tensor, classes: Tensor | None) -> list[np.ndarray]:
         with torch.no_grad():
-            return [part.numpy() for part in loaded(*(x for x in (images, classes) if x is not None))]
+            return [part.numpy() for part in module(*(x for x in (images, classes) if x is not None))]
 
     return run
 
 
 def _compare(
-    model: FineGrainedModel,
-    run: Run,
-    pictures: Tensor,
-    maps: bool,
-    classes_input: bool,
-    allowed: Tolerance,
+    model: Run, file: Run, pictures: Tensor, classes: Tensor | None, allowed: Tolerance
 ) -> tuple[Tolerance, float, float]:
     """Run the file and the model itself on the pictures together, and on the first one alone.
 
     Returns:
         The largest differences, and the seconds that the file and the model took for all pictures.
     """
-    classes = torch.arange(len(pictures)) % model.num_classes if classes_input else None
-
-    def expected(images: Tensor, classes: Tensor | None) -> list[np.ndarray]:
-        if maps:
-            found = explain(model, images, classes)
-            parts = [found.logits, model.config.probabilities(found.logits), found.maps]
-        else:
-            with torch.no_grad():
-                logits = model(images).logits
-            parts = [logits, model.config.probabilities(logits)]
-        return [part.numpy() for part in parts]
-
     batches = [(pictures[:n], None if classes is None else classes[:n]) for n in (1, len(pictures))]
-    differences = [difference(expected(*batch), run(*batch), allowed.logits) for batch in batches]
+    differences = [difference(model(*batch), file(*batch), allowed.logits) for batch in batches]
     found = Tolerance(*np.max(differences, axis=0).tolist())
     if not (found.logits <= allowed.logits and found.map <= allowed.map):  # NaN is not below either
         raise ExportError(
@@ -306,7 +287,7 @@ def _compare(
             f"{found.map:.1e} of the largest value, where {allowed.logits:.0e} and {allowed.map:.0e} are "
             "allowed; nothing was written"
         )
-    return found, _seconds(lambda: run(pictures, classes)), _seconds(lambda: expected(pictures, classes))
+    return found, _seconds(lambda: file(pictures, classes)), _seconds(lambda: model(pictures, classes))
 
 
 def difference(model: list[np.ndarray], file: list[np.ndarray], tie: float) -> Tolerance:

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ggam._version import __version__
-from ggam.data.transforms import ImageTransform
-from ggam.methods.base import FineGrainedModel
+from ggam.methods.base import ModelConfig
 
 FORMAT = 1
+_OF_CONFIG = ("class_names", "image_size", "mean", "std", "temperature", "method", "backbone")
 
 
 class CardError(ValueError):
@@ -21,52 +21,25 @@ class CardError(ValueError):
 class FileCard:
     """What a model file says of itself: how to feed it, what its outputs mean, what it is."""
 
-    class_names: tuple[str, ...]
-    image_size: int
-    """Height and width of the crop, in pixels."""
-    resize: int
-    """The shorter side, in pixels, of the resized picture that the crop is cut from."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    temperature: float
-    method: str
-    backbone: str | None
-    ggam: str
+    config: ModelConfig
+    """As far as files hold it: without `stage` and `options`, which only building the model again needs."""
+    accuracy: Mapping[str, Any] | None = None
+    """`top1` from 0 to 1 on so many `pictures`, where it was measured."""
+    ggam: str = __version__
     """The version that wrote it."""
-    accuracy: dict[str, Any] | None
 
-    @classmethod
-    def of(cls, model: FineGrainedModel, accuracy: Mapping[str, Any] | None = None) -> "FileCard":
-        """The card of a model in memory."""
-        config = model.config
-        return cls(
-            class_names=config.class_names,
-            image_size=config.image_size,
-            resize=config.transform().resized_side,
-            mean=config.mean,
-            std=config.std,
-            temperature=config.temperature,
-            method=config.method,
-            backbone=config.backbone,
-            ggam=__version__,
-            accuracy=None if accuracy is None else dict(accuracy),
-        )
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as files hold them.
 
-    @property
-    def transform(self) -> ImageTransform:
-        """What makes an input of a picture."""
-        return ImageTransform(self.image_size, self.mean, self.std)
-
-    def description(self) -> dict[str, Any]:
-        """As `Predictor.description`, without the runtime."""
-        names = ("ggam", "method", "backbone", "image_size", "accuracy")
-        values = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return values | {"classes": len(self.class_names)}
+        `resize` is the shorter side, in pixels, of the resized picture that the crop is cut from.
+        """
+        values = {name: getattr(self.config, name) for name in _OF_CONFIG}
+        resize = self.config.transform().resized_side
+        return {"format": FORMAT, **values, "resize": resize, "ggam": self.ggam, "accuracy": self.accuracy}
 
     def to_metadata(self) -> dict[str, str]:
         """Names and JSON values, as ONNX files hold them."""
-        values = {"format": FORMAT, **asdict(self)}
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+        return {name: json.dumps(value, ensure_ascii=False) for name, value in self.to_dict().items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], file: Path) -> "FileCard":
@@ -77,10 +50,10 @@ class FileCard:
         """
         try:
             if json.loads(metadata["format"]) <= FORMAT:
-                values = {name: json.loads(metadata[name]) for name in cls.__dataclass_fields__}
-                for name in ("class_names", "mean", "std"):
-                    values[name] = tuple(values[name])
-                return cls(**values)
+                values = {name: json.loads(metadata[name]) for name in (*_OF_CONFIG, "accuracy", "ggam")}
+                accuracy, writer = values.pop("accuracy"), values.pop("ggam")
+                values |= {name: tuple(values[name]) for name in ("class_names", "mean", "std")}
+                return cls(ModelConfig(stage=None, **values), accuracy, writer)
         except (KeyError, TypeError, ValueError) as error:
             raise CardError(
                 f"{file}: not a model of ggam ({error!r} in its metadata); make it with ggam export"

@@ -1,10 +1,8 @@
 """Model cards: the `README.md` of a model folder, in the Hugging Face hub's format."""
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,18 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from ggam._version import __version__
 from ggam.data.records import FineGrainedDataset
-from ggam.drawing.overlays import overlay
-from ggam.drawing.pages import interval, percent
-from ggam.evaluation.accuracy import ClassScore, EvalReport
-from ggam.evaluation.evaluate import check_fits, relative_path
+from ggam.drawing.overlays import encoded, overlay
+from ggam.drawing.pages import render_page
+from ggam.evaluation.accuracy import EvalReport, Prediction
+from ggam.evaluation.evaluate import check_fits
 from ggam.explanations.explanation import explain
 from ggam.methods.base import FineGrainedModel, ModelConfig
-from ggam.report.panels import crop_of
+from ggam.report.cards import by_answer, picture_of, require_same
 from ggam.runs.model_folder import CARD_FILE
-from ggam.runs.run import Run, RunError
+from ggam.runs.run import Results, Run, RunError
 from ggam.studies.statistics import Summary, summarize
 from ggam.system.files import write_atomic
 
@@ -40,26 +36,6 @@ _PAIRS = 5
 _MARKER = re.compile(r"\n<!-- written by ggam, [0-9a-f]{64} -->\n\Z")
 
 
-class CardError(ValueError):
-    """A model card that cannot be written, because what it would say is not known."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A test picture that the card shows."""
-
-    label: str
-    predicted: str
-    probability: float
-    """Of the predicted class."""
-
-    @property
-    def words(self) -> str:
-        """What the picture shows, and what the model says."""
-        said = self.label if self.label == self.predicted else f"{self.label}, taken for {self.predicted}"
-        return f"{said} ({percent(self.probability)} sure)"
-
-
 @dataclass(frozen=True)
 class Measured:
     """What a run tells of its model."""
@@ -68,11 +44,9 @@ class Measured:
     """Name of the data set's folder."""
     recipe: Mapping[str, Any]
     """Without the places of files on the machine that it was trained on."""
-    protocol: str
-    epoch: float
-    pictures: Mapping[str, int]
-    """How many: `train`, `val`, `test`."""
+    results: Results
     report: EvalReport
+    """On the test pictures."""
     seeds: Summary | None
     """Top-1 accuracy over the runs of the same recipe with other seeds; None where there are none."""
 
@@ -90,7 +64,7 @@ def write_run_card(run: Run, model: FineGrainedModel, test: FineGrainedDataset |
         Whether it was written: not if somebody has edited the card that is there.
 
     Raises:
-        CardError: if the pictures are not those that the run was evaluated on.
+        ReportError: if the pictures are not those that the run was evaluated on.
         RunError: if the run is not finished.
         EvaluationError: if its evaluation is missing or the pictures do not fit the model.
         DataError: if a picture cannot be read.
@@ -99,23 +73,17 @@ def write_run_card(run: Run, model: FineGrainedModel, test: FineGrainedDataset |
     if is_edited(folder):
         return False
     measured = measured_run(run)
-    if test is None:
-        return write_card(folder, model.config, measured)
-    check_fits(model, test)
-    report = measured.report
-    names = [relative_path(sample.path, test.root) for sample in test.samples]
-    if names != [prediction.path for prediction in report.predictions]:
-        raise CardError(
-            f"{run.folder}: was not evaluated on the test pictures of {test.root}; evaluate it again"
-        )
-    shown = example_indices(report)
-    classes = [report.predictions[index].predicted for index in shown]
-    write_atomic(folder / PICTURE_FILE, heat_map_picture(model, test, shown, classes))
-    return write_card(folder, model.config, measured, cases_of(report, shown))
+    shown: list[int] = []
+    if test is not None:
+        check_fits(model, test)
+        require_same(run.folder, measured.report, test)
+        shown = example_indices(measured.report)
+        write_atomic(folder / PICTURE_FILE, heat_map_picture(model, test, measured.report, shown))
+    return write_card(folder, model.config, measured, [measured.report.predictions[index] for index in shown])
 
 
 def write_card(
-    folder: Path, config: ModelConfig, measured: Measured | None = None, cases: Sequence[Case] = ()
+    folder: Path, config: ModelConfig, measured: Measured | None = None, cases: Sequence[Prediction] = ()
 ) -> bool:
     """Write the card of a model folder, unless somebody has edited the one that is there.
 
@@ -154,28 +122,27 @@ def is_edited(folder: Path) -> bool:
     return marker is None or sha256(text[: marker.start()].encode()).hexdigest() not in marker.group()
 
 
-def render_card(config: ModelConfig, measured: Measured | None = None, cases: Sequence[Case] = ()) -> str:
+def render_card(
+    config: ModelConfig, measured: Measured | None = None, cases: Sequence[Prediction] = ()
+) -> str:
     """The text of a card: the hub's YAML header and Markdown, see `write_card`."""
     report = measured.report if measured else None
-    return (
-        _environment()
-        .get_template("model_card.md")
-        .render(
-            header=_header(config, measured),
-            config=config,
-            measured=measured,
-            report=report,
-            cases=cases,
-            mistaken=any(case.label != case.predicted for case in cases),
-            picture=PICTURE_FILE,
-            placeholder=PLACEHOLDER,
-            version=__version__,
-            weakest=_weakest(report) if report else [],
-            strongest=_strongest(report) if report else [],
-            confusions=report.most_confused(_PAIRS) if report else [],
-            recipe=_recipe_text(measured.recipe) if measured else "",
-            resized=config.transform().resized_side,
-        )
+    scores = [] if report is None else [score for score in report.per_class if score.accuracy is not None]
+    scores.sort(key=lambda score: score.accuracy or 0)
+    half = len(scores) // 2
+    return render_page(
+        "model_card.md",
+        header=_header(config, measured),
+        config=config,
+        measured=measured,
+        report=report,
+        cases=cases,
+        picture=PICTURE_FILE,
+        placeholder=PLACEHOLDER,
+        weakest=scores[: len(scores) - half][:_EXTREMES],
+        strongest=scores[::-1][:half][:_EXTREMES],
+        confusions=report.most_confused(_PAIRS) if report else [],
+        recipe=_yaml(measured.recipe) if measured else "",
     )
 
 
@@ -188,59 +155,40 @@ def measured_run(run: Run) -> Measured:
     """
     config, results = run.read_config(), run.read_results()
     report = EvalReport.read(run.evaluation(results.selected))
-    return Measured(
-        data=Path(config["data"]).name,
-        recipe=_portable(config),
-        protocol=results.protocol,
-        epoch=results.chosen["epoch"],
-        pictures=results.pictures,
-        report=report,
-        seeds=_over_seeds(run, config, report.top1),
-    )
+    seeds = _over_seeds(run, config, report.top1)
+    return Measured(Path(config["data"]).name, _portable(config), results, report, seeds)
 
 
 def example_indices(report: EvalReport, right: int = 3) -> list[int]:
     """Test pictures to show: right ones, evenly spread over the list, and the most confident mistake."""
-    hits = [index for index, p in enumerate(report.predictions) if p.rank == 1]
+    misses, hits = by_answer(report)
     chosen = [hits[(2 * place + 1) * len(hits) // (2 * right)] for place in range(right)] if hits else []
-    misses = [index for index, p in enumerate(report.predictions) if p.rank > 1]
-    if misses:
-        chosen.append(max(misses, key=lambda index: report.predictions[index].probability))
-    return list(dict.fromkeys(chosen))
-
-
-def cases_of(report: EvalReport, indices: Sequence[int]) -> list[Case]:
-    """What the pictures of `heat_map_picture` show."""
-    chosen = [report.predictions[index] for index in indices]
-    names = report.class_names
-    return [Case(names[p.label], names[p.predicted], p.probability) for p in chosen]
+    return list(dict.fromkeys(chosen + misses[:1]))
 
 
 def heat_map_picture(
-    model: FineGrainedModel, dataset: FineGrainedDataset, indices: Sequence[int], classes: Sequence[int]
+    model: FineGrainedModel, dataset: FineGrainedDataset, report: EvalReport, indices: Sequence[int]
 ) -> bytes:
-    """Pictures in a row, and below each its Grad-CAM map for a class, as a JPEG.
+    """Pictures in a row, and below each its Grad-CAM map for the class that was predicted, as a JPEG.
 
     Args:
         model: is explained.
         dataset: with its evaluation transform.
+        report: its evaluation.
         indices: which pictures.
-        classes: the class to explain of each.
 
     Raises:
         DataError: if a picture cannot be read.
     """
-    assert dataset.transform is not None
     step = _SIDE + _GAP
     sheet = Image.new("RGB", (len(indices) * step - _GAP, 2 * step - _GAP), "white")
-    for column, (index, predicted) in enumerate(zip(indices, classes, strict=True)):
-        heat = explain(model, dataset[index][0].unsqueeze(0), torch.tensor([predicted])).maps[0]
-        crop = crop_of(dataset.samples[index], dataset.transform, _SIDE)
+    for column, index in enumerate(indices):
+        predicted = torch.tensor([report.predictions[index].predicted])
+        heat = explain(model, dataset[index][0][None], predicted).maps[0]
+        crop = picture_of(dataset, index, _SIDE)
         sheet.paste(crop, (column * step, 0))
         sheet.paste(overlay(crop, heat), (column * step, step))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "JPEG", quality=88, optimize=True)
-    return buffer.getvalue()
+    return encoded(sheet, "JPEG", quality=88, optimize=True)
 
 
 def _header(config: ModelConfig, measured: Measured | None) -> str:
@@ -284,7 +232,7 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return values | ({"weights": Path(values["weights"]).name} if "weights" in values else {})
 
 
-def _recipe_text(recipe: Mapping[str, Any]) -> str:
+def _yaml(recipe: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).strip()
 
 
@@ -303,33 +251,3 @@ def _over_seeds(run: Run, config: Mapping[str, Any], top1: float) -> Summary | N
 
 def _but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     return _portable(config) | {"data": config["data"], "seed": None}
-
-
-def _ordered(report: EvalReport) -> list[ClassScore]:
-    """The classes that have pictures, the least recognised first."""
-    present = [score for score in report.per_class if score.accuracy is not None]
-    return sorted(present, key=lambda score: score.accuracy or 0)
-
-
-def _weakest(report: EvalReport) -> list[ClassScore]:
-    scores = _ordered(report)
-    return scores[: min(_EXTREMES, (len(scores) + 1) // 2)]
-
-
-def _strongest(report: EvalReport) -> list[ClassScore]:
-    scores = _ordered(report)
-    return scores[len(scores) - min(_EXTREMES, len(scores) // 2) :][::-1]
-
-
-def _plain(text: object) -> str:
-    """Text that Markdown, and the HTML in it, leave as it is, in a table too."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", " ".join(str(text).split()))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("ggam.deploy"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "interval": interval, "plain": _plain}
-    return environment

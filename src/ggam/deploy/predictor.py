@@ -41,8 +41,17 @@ class Predicted(NamedTuple):
     normalised; None from a model without maps."""
 
 
+_Outputs = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Logits (B, K), probabilities (B, K), and maps (B, H, W) where there are any."""
+
+
 class Predictor(ABC):
     """A model to ask.
+
+    Args:
+        card: how to feed it, and what it is.
+        maps: which heat maps there are.
+        runtime: what runs it.
 
     Attributes:
         class_names: K names, in the order of the logits.
@@ -59,6 +68,15 @@ class Predictor(ABC):
     temperature: float
     maps: Maps
     description: dict[str, Any]
+
+    def __init__(self, card: FileCard, maps: Maps, runtime: str) -> None:
+        config = card.config
+        self.class_names, self.transform = config.class_names, config.transform()
+        self.temperature, self.maps = config.temperature, maps
+        named = {"method": config.method, "backbone": config.backbone, "image_size": config.image_size}
+        known = {"ggam": card.ggam, **named, "accuracy": card.accuracy}
+        self.description = {name: value for name, value in known.items() if value is not None}
+        self.description |= {"classes": len(config.class_names), "runtime": runtime}
 
     def predict(self, images: np.ndarray | Tensor, classes: Sequence[int] | None = None) -> Predicted:
         """Classify images and explain the predicted, or the given, class of each.
@@ -86,9 +104,7 @@ class Predictor(ABC):
         return Predicted(logits, probabilities, explained, maps)
 
     @abstractmethod
-    def _run(
-        self, batch: Tensor, classes: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def _run(self, batch: Tensor, classes: np.ndarray | None) -> _Outputs:
         """Logits, probabilities and maps; `classes` is None where all predicted classes are meant."""
 
     @abstractmethod
@@ -146,23 +162,16 @@ class TorchPredictor(Predictor):
         accuracy: goes into the description.
     """
 
-    maps = "any"
-
     def __init__(
         self, model: FineGrainedModel, *, device: torch.device, accuracy: Mapping[str, Any] | None = None
     ) -> None:
-        card = FileCard.of(model, accuracy)
-        self.class_names, self.transform = card.class_names, card.transform
-        self.temperature = card.temperature
-        self.description = card.description() | {"runtime": "torch"}
+        super().__init__(FileCard(model.config, accuracy), "any", "torch")
         self._device = device
         self._config = model.config.to_dict()
         model = model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._inference = Inference(model.eval())
 
-    def _run(
-        self, batch: Tensor, classes: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def _run(self, batch: Tensor, classes: np.ndarray | None) -> _Outputs:
         images = batch.to(self._device, memory_format=torch.channels_last)
         wanted = None if classes is None else torch.from_numpy(classes).to(self._device)
         with torch.inference_mode(False), torch.no_grad(), eval_mode(self._inference):
@@ -198,14 +207,10 @@ class OnnxPredictor(Predictor):
         card = FileCard.from_metadata(self._session.get_modelmeta().custom_metadata_map, file)
         self._outputs = [output.name for output in self._session.get_outputs()]
         choosable = any(part.name == "classes" for part in self._session.get_inputs())
-        self.maps = "none" if "map" not in self._outputs else "any" if choosable else "top"
-        self.class_names, self.transform = card.class_names, card.transform
-        self.temperature = card.temperature
-        self.description = card.description() | {"runtime": "onnxruntime"}
+        maps = "none" if "map" not in self._outputs else "any" if choosable else "top"
+        super().__init__(card, maps, "onnxruntime")
 
-    def _run(
-        self, batch: Tensor, classes: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def _run(self, batch: Tensor, classes: np.ndarray | None) -> _Outputs:
         inputs = {"images": batch.cpu().numpy()}
         if self.maps == "any":
             inputs["classes"] = np.full(len(batch), PREDICTED) if classes is None else classes

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
+from ggam.drawing.pages import render_page
+
 Series = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 420, 230
@@ -42,23 +44,20 @@ def line_chart(
     def at_y(y: float) -> float:
         return _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = []
-    for tick in ticks:
-        text = f"{100 * tick:g} %" if percent else f"{tick:g}"
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" {_level(at_y(tick))}/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{text}</text>')
-    for tick in _epochs(first, last):
-        parts.append(f'<text x="{at_x(tick):.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{tick:g}</text>')
-    if marked is not None and first <= marked <= last:
-        x = f"{at_x(marked):.1f}"
-        parts.append(f'<line class="marked" x1="{x}" x2="{x}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
-    for number, points in enumerate(series.values()):
-        places = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points)
-        parts.append(f'<polyline class="line s{number}" points="{places}"/>')
-        if len(points) == 1:
-            x, y = points[0]
-            parts.append(f'<circle class="dot s{number}" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3"/>')
-    return _figure(label, series, parts, percent)
+    return Markup(
+        render_page(
+            "line_chart.html",
+            label=label,
+            series=series,
+            percent=percent,
+            area=(_WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM),
+            at_x=at_x,
+            at_y=at_y,
+            ticks=ticks,
+            epochs=_epochs(first, last),
+            marked=marked if marked is not None and first <= marked <= last else None,
+        )
+    )
 
 
 def confusion_chart(matrix: np.ndarray, class_names: Sequence[str]) -> Markup:
@@ -72,40 +71,12 @@ def confusion_chart(matrix: np.ndarray, class_names: Sequence[str]) -> Markup:
         An `<svg>`, one unit for each cell; right answers and mistakes have colours of their own, and
         the more of a row's pictures a cell holds, the stronger it is.
     """
-    count = len(class_names)
     shares = np.sqrt(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1))
-    cells = []
-    for row, column in zip(*(index.tolist() for index in matrix.nonzero()), strict=True):
-        kind = "right" if row == column else "wrong"
-        strength = max(0.12, float(shares[row, column]))
-        title = Markup("{} → {}: {}").format(class_names[row], class_names[column], matrix[row, column])
-        cells.append(
-            f'<rect class="{kind}" x="{column}" y="{row}" width="1" height="1" '
-            f'fill-opacity="{strength:.2f}"><title>{title}</title></rect>'
-        )
-    return Markup(
-        f'<svg class="matrix" viewBox="0 0 {count} {count}" role="img" aria-label="Confusion matrix: '
-        f'rows are labels, columns are predictions">{"".join(cells)}</svg>'
-    )
-
-
-def _figure(label: str, series: Mapping[str, Series], parts: Sequence[str], percent: bool) -> Markup:
-    legend = Markup("").join(
-        Markup('<li class="s{}">{} <b>{}</b></li>').format(number, name, _value(points[-1][1], percent))
-        for number, (name, points) in enumerate(series.items())
-    )
-    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(_WIDTH, _HEIGHT, label)
-    svg = head + Markup("".join(parts)) + Markup("</svg>")
-    caption = Markup("<figcaption>{}<ul class='legend'>{}</ul></figcaption>").format(label, legend)
-    return Markup('<figure class="chart">') + caption + svg + Markup("</figure>")
-
-
-def _value(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f} %" if percent else f"{value:.3g}"
-
-
-def _level(y: float) -> str:
-    return f'y1="{y:.1f}" y2="{y:.1f}"'
+    places = [index.tolist() for index in matrix.nonzero()]
+    cells = [
+        (row, column, matrix[row, column], shares[row, column]) for row, column in zip(*places, strict=True)
+    ]
+    return Markup(render_page("confusion_chart.html", cells=cells, names=class_names))
 
 
 def _scale(low: float, high: float) -> tuple[float, float, list[float]]:

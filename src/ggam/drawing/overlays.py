@@ -1,7 +1,9 @@
 """Heat maps as pictures: one laid over its picture, and several side by side in a panel."""
 
+import io
 from collections.abc import Sequence
 from functools import cache, partial
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 from torch import Tensor
+from torch.nn import functional as F
 
 from ggam.drawing.layout import Canvas, wrap
 
@@ -63,6 +66,29 @@ def overlay(picture: Image.Image, heat: Tensor | np.ndarray, alpha: float = 0.8)
     opacity = alpha * share[..., None] ** _OPACITY_POWER
     blended = base * (1 - opacity) + (colours + _DETAIL * _edges(picture)) * opacity
     return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
+
+
+def as_pictures(images: Tensor, mean: Sequence[float], std: Sequence[float], side: int) -> list[Image.Image]:
+    """Normalised images as the RGB pictures that they were.
+
+    Args:
+        images: (B, 3, h, w).
+        mean: that was subtracted from each channel.
+        std: that each channel was divided by.
+        side: height and width of the pictures, in pixels.
+    """
+    shift, scale = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    images = images * scale + shift
+    images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    pixels = (255 * images).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(rows) for rows in pixels]
+
+
+def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+    """A picture as the content of a file; `form` and `options` are those of `PIL.Image.Image.save`."""
+    content = io.BytesIO()
+    picture.save(content, form, **options)
+    return content.getvalue()
 
 
 def colour_bar() -> Image.Image:

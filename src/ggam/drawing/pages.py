@@ -1,16 +1,17 @@
 """What the pages share: rendering, small pictures as data, and numbers as text."""
 
 import base64
-import io
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 from scipy import stats
 
 from ggam._version import __version__
+from ggam.drawing.overlays import encoded
 from ggam.system.files import write_atomic
 
 PICTURE_BYTES = 20_000
@@ -26,31 +27,25 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         template: its name in `templates/`.
         **values: what the template shows.
     """
-    write_atomic(
-        path, render_page(template, "This page is one file and loads nothing from elsewhere.", **values)
-    )
+    write_atomic(path, render_page(template, **values))
     return path
 
 
-def render_page(template: str, loads: str, **values: Any) -> str:
+def render_page(template: str, **values: Any) -> str:
     """A template as text.
 
     Args:
         template: its name in `templates/`.
-        loads: a sentence for the footer on what the page loads.
-        **values: what the template shows.
+        **values: what the template shows; escaped where it is HTML.
     """
-    footer = f"Made by ggam {__version__}. {loads}"
-    return _environment().get_template(template).render(footer=footer, **values)
+    return _environment().get_template(template).render(values)
 
 
 def data_uri(image: Image.Image, limit: int = PICTURE_BYTES) -> str:
     """A picture as a JPEG inside an address, of the best quality that stays within `limit` bytes."""
     data = b""
     for quality in _QUALITIES:
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
-        data = buffer.getvalue()
+        data = encoded(image.convert("RGB"), "JPEG", quality=quality, optimize=True)
         if len(data) <= limit:
             break
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
@@ -72,15 +67,31 @@ def interval(share: float, count: int) -> str:
     return f"{low:.1f}\N{WORD JOINER}–\N{WORD JOINER}{high:.1f}\N{NO-BREAK SPACE}%"
 
 
+def counted(number: int, noun: str) -> str:
+    """How many, as text: "1 picture", "2 pictures"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _plain(text: object) -> str:
+    """Text that Markdown, and the HTML in it, leave as it is, in a table too."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", " ".join(str(text).split()))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("ggam.drawing"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval}
+    environment.globals["version"] = __version__
+    environment.filters |= {"percent": percent, "interval": interval, "counted": counted}
+    environment.filters |= {"capital": _capital, "plain": _plain}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     return environment

@@ -27,7 +27,7 @@ class LossTerms(NamedTuple):
     classification: Tensor
     """L_CE, the mean cross-entropy."""
     guidance: Tensor
-    """L_GGAM, not multiplied by λ; zero for methods without guidance."""
+    """L_GGAM, not multiplied by λ."""
 
 
 def guidance_target(beta: Tensor, target: Target = "standardized") -> Tensor:
@@ -127,7 +127,8 @@ class GGAMLoss(nn.Module):
         weight: λ.
         target: how β becomes β̃, see `guidance_target`.
         divergence: `symmetric` is Eq. (5), averaged over the batch; `one-way` is the authors'
-            scripts' KL(S‖β̃), summed over the batch, so that its weight grows with the batch.
+            scripts' KL(S‖β̃), summed over the batch, so that its weight grows with the batch (on several devices: with
+            the part of it that one device has).
 
     Raises:
         ValueError: for a weight that is negative or not finite, an unknown target or an unknown divergence.

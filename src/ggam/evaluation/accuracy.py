@@ -7,16 +7,17 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ggam.drawing.tables import to_csv
 from ggam.evaluation.calibration import calibration_error
 from ggam.evaluation.confusion import confusion_picture
 from ggam.system.files import write_atomic
@@ -152,18 +153,18 @@ class EvalReport:
         directory = Path(directory)
         names = self.class_names
         write_atomic(directory / METRICS_FILE, json.dumps(self.summary(), indent=2) + "\n")
-        write_atomic(directory / PER_CLASS_FILE, _table(ClassScore._fields, self.per_class))
+        write_atomic(directory / PER_CLASS_FILE, to_csv(ClassScore._fields, self.per_class))
         matrix = ([name, *row] for name, row in zip(names, self.confusion.tolist(), strict=True))
-        write_atomic(directory / CONFUSION_FILE, _table(["label \\ predicted", *names], matrix))
+        write_atomic(directory / CONFUSION_FILE, to_csv(["label \\ predicted", *names], matrix))
         named = ((*p, names[p.label], names[p.predicted]) for p in self.predictions)
         header = [*Prediction._fields, "label_name", "predicted_name"]
-        write_atomic(directory / PREDICTIONS_FILE, _table(header, named))
+        write_atomic(directory / PREDICTIONS_FILE, to_csv(header, named))
         pairs = self.most_confused(12)
         write_atomic(directory / PICTURE_FILE, confusion_picture(self.confusion, names, pairs))
         if self.maps is None:
             (directory / MAPS_FILE).unlink(missing_ok=True)
         else:
-            array = io.BytesIO()
+            array = io.BytesIO()  # NumPy writing to the file itself would not say that the disk is full
             np.save(array, self.maps)
             write_atomic(directory / MAPS_FILE, array.getvalue())
 
@@ -178,11 +179,13 @@ class EvalReport:
         try:
             metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
             classes = _rows(directory / PER_CLASS_FILE)
-            predictions = _rows(directory / PREDICTIONS_FILE)
+            predictions, kinds = _rows(directory / PREDICTIONS_FILE), get_type_hints(Prediction)
             maps = directory / MAPS_FILE
             return cls(
                 class_names=tuple(row["name"] for row in classes),
-                predictions=tuple(_prediction(row) for row in predictions),
+                predictions=tuple(
+                    Prediction(*(kind(row[name]) for name, kind in kinds.items())) for row in predictions
+                ),
                 loss=float(metrics["loss"]),
                 temperature=float(metrics["temperature"]),
                 uncalibrated_ece=float(metrics["ece_uncalibrated"]),
@@ -231,25 +234,6 @@ def predictions_from(
     return [Prediction(*row) for row in rows]
 
 
-def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _prediction(row: dict[str, str]) -> Prediction:
-    return Prediction(
-        path=row["path"],
-        label=int(row["label"]),
-        predicted=int(row["predicted"]),
-        probability=float(row["probability"]),
-        label_probability=float(row["label_probability"]),
-        rank=int(row["rank"]),
-    )

@@ -15,33 +15,23 @@ STAGES = ("head", "top quarter", "top half", "top three quarters", "whole backbo
 """What the randomisation check has shuffled so far: the head, then ever more of the backbone."""
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation ρ of each row of two arrays, ties sharing their mean rank.
+def rank_correlation(first: Tensor, second: Tensor) -> np.ndarray:
+    """Spearman's rank correlation ρ of each row of two tensors, ties sharing their mean rank.
+
+    Of S of Eq. (1) and β of Eq. (4), both (B, C), it is what guidance is about: how alike the channel
+    attention and Grad-CAM rank the channels.
 
     Args:
-        first: (N, M).
-        second: (N, M).
+        first: (N, …), on any device.
+        second: (N, …), with as many entries.
 
     Returns:
         (N,), from −1 to 1; NaN where a row is constant.
     """
-    ranks = [rankdata(values, axis=1) for values in (first, second)]
+    ranks = [rankdata(values.float().cpu().flatten(1).numpy(), axis=1) for values in (first, second)]
     a, b = (values - values.mean(axis=1, keepdims=True) for values in ranks)
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), scale, out=np.full(len(a), np.nan), where=scale > 0)
-
-
-def channel_agreement(channel: Tensor, weights: Tensor) -> np.ndarray:
-    """How alike the channel attention and Grad-CAM rank the channels: the quantity that guidance is about.
-
-    Args:
-        channel: S (B, C) of Eq. (1).
-        weights: β (B, C) of Eq. (4).
-
-    Returns:
-        Spearman's ρ of S and β (B,), from −1 to 1; NaN where all β are equal.
-    """
-    return rank_correlation(channel.cpu().float().numpy(), weights.cpu().float().numpy())
 
 
 def randomized(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ggam.data.birds.species import MOST_SPECIES, species
-from ggam.data.records import Box, FineGrainedDataset, Sample
+from ggam.data.records import Box, FineGrainedDataset
 from ggam.evaluation.accuracy import EvaluationError
 from ggam.evaluation.frames import Frame, object_of, visible_parts
 
@@ -58,32 +58,31 @@ class Annotations:
         """
         if dataset.transform is None:
             raise EvaluationError(f"{dataset.root}: evaluation needs a transform with augment=False")
-        count = len(dataset.part_names)
-        found: list[tuple[Box | np.ndarray | None, Frame]] = []
-        coverage, boxes = torch.full((len(indices), GRID, GRID), torch.nan), []
-        parts, discriminative, radii = [], torch.zeros(len(indices), count, dtype=torch.bool), []
-        for row, sample in enumerate(dataset.samples[i] for i in indices):
-            frame, thing = Frame.of(sample, dataset.transform), object_of(sample)
-            found.append((thing, frame))
-            box = _box_in_crop(sample, frame)
-            boxes.append(box)
+        samples = [dataset.samples[i] for i in indices]
+        frames = [Frame.of(sample, dataset.transform) for sample in samples]
+        objects = [object_of(sample) for sample in samples]
+        boxes = torch.stack([frame.box_in_crop(s.box) for s, frame in zip(samples, frames, strict=True)])
+        coverage = box_coverage(boxes, GRID)
+        parts = torch.full((len(samples), len(dataset.part_names), 2), torch.nan, dtype=torch.float64)
+        discriminative = torch.zeros(parts.shape[:2], dtype=torch.bool)
+        radii = torch.full((len(samples),), torch.nan, dtype=torch.float64)
+        for row, (sample, frame, thing) in enumerate(zip(samples, frames, objects, strict=True)):
             if isinstance(thing, np.ndarray):
                 coverage[row] = frame.mask_in_crop(thing, GRID)
-            elif thing is not None:
-                coverage[row] = box_coverage(box[None], GRID)[0]
-            parts.append(visible_parts(sample, frame, count))
-            discriminative[row, [i for i in dataset.discriminative.get(sample.label, ()) if i < count]] = True
-            longer = max(sample.box.width, sample.box.height) if sample.box else torch.nan
-            radii.append(alpha * longer / frame.side)
+            parts[row] = visible_parts(sample, frame, parts.shape[1])
+            told = dataset.discriminative.get(sample.label, ())
+            discriminative[row, [i for i in told if i < parts.shape[1]]] = True
+            if sample.box is not None:
+                radii[row] = alpha * max(sample.box.width, sample.box.height) / frame.side
         return cls(
-            objects=tuple(thing for thing, _ in found),
-            frames=tuple(frame for _, frame in found),
+            objects=tuple(objects),
+            frames=tuple(frames),
             coverage=coverage,
-            masked=torch.tensor([isinstance(thing, np.ndarray) for thing, _ in found]),
-            boxes=torch.stack(boxes),
-            parts=torch.stack(parts),
+            masked=torch.tensor([isinstance(thing, np.ndarray) for thing in objects]),
+            boxes=boxes,
+            parts=parts,
             discriminative=discriminative,
-            radii=torch.tensor(radii, dtype=torch.float64),
+            radii=radii,
         )
 
 
@@ -95,7 +94,7 @@ def box_coverage(boxes: Tensor, size: int) -> Tensor:
         size: G, cells along each side.
 
     Returns:
-        (N, G, G), float32, from 0 to 1.
+        (N, G, G), float32, from 0 to 1; NaN for a box of NaN.
     """
     edges = torch.arange(size + 1, dtype=torch.float64) / size
 
@@ -126,9 +125,3 @@ def discriminative_pairs(dataset: FineGrainedDataset) -> Tensor | None:
             looks = np.array([member.marks[mark] for member in members])
             table[:, :, index] = torch.from_numpy(looks[:, None] != looks)
     return table
-
-
-def _box_in_crop(sample: Sample, frame: Frame) -> Tensor:
-    if sample.box is None:
-        return torch.full((4,), torch.nan, dtype=torch.float64)
-    return frame.box_in_crop(sample.box)

@@ -20,10 +20,9 @@ def calibration_error(confidences: np.ndarray, right: np.ndarray) -> float:
     Raises:
         ValueError: if there are no pictures, or the shapes differ.
     """
-    confidences, right = np.asarray(confidences, dtype=np.float64), np.asarray(right)
     if confidences.shape != right.shape or confidences.ndim != 1 or not len(right):
         raise ValueError(
             f"confidences {confidences.shape} and right {right.shape}: expected (N,) for both, N ≥ 1"
         )
-    sure, hit = torch.from_numpy(confidences), torch.from_numpy(right.astype(np.int64))
-    return float(binary_calibration_error(sure, hit, n_bins=BINS, norm="l1"))
+    sure, hit = torch.from_numpy(confidences), torch.from_numpy(right)
+    return float(binary_calibration_error(sure, hit.long(), n_bins=BINS, norm="l1"))

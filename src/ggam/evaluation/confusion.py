@@ -1,14 +1,15 @@
 """The confusion matrix as a picture: the matrix on the left, the most frequent confusions on the right."""
 
-import io
-import warnings
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from ggam.drawing.layout import render
 
 NAMED_CLASSES = 40
 """Up to this many classes are named along the axes; with more the names would be unreadable."""
@@ -34,29 +35,24 @@ def confusion_picture(
         A PNG.
     """
     side = float(np.clip(3.5 + 0.28 * len(class_names), 5, 9.5))
-    figure = Figure(figsize=(side + 5.2, side), dpi=_DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(side + 5.2, side), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2, width_ratios=[side, 5.2])
     _draw_matrix(left, matrix, class_names)
     _draw_marks(left, pairs, len(class_names))
     _draw_pairs(right, pairs, class_names)
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a class may be called "$5"
-    png = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names in a script that the font lacks: boxes here, the names themselves in the tables.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(png, format="png", bbox_inches="tight", pad_inches=0.2)
-    return png.getvalue()
+    with matplotlib.rc_context({"savefig.bbox": "tight", "savefig.pad_inches": 0.2}):
+        return render(figure, "png", _DPI)
 
 
 def _draw_matrix(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> None:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     # A square root, so that one mistake in thirty still shows.
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    named = len(class_names) <= NAMED_CLASSES
-    number = "" if named else ", number of the class from 0"
-    axes.set(xlabel=f"predicted{number}", ylabel=f"label{number}", title="Share of each class's pictures")
     count = len(class_names)
+    number = "" if count <= NAMED_CLASSES else ", number of the class from 0"
+    axes.set(xlabel=f"predicted{number}", ylabel=f"label{number}", title="Share of each class's pictures")
     if count <= NAMED_CLASSES:
         names = [_short(name) for name in class_names]
         axes.set_xticks(range(count), names, rotation=90, fontsize=8)
@@ -72,14 +68,8 @@ def _draw_marks(axes: Axes, pairs: Sequence[tuple[int, int, int]], count: int) -
         return
     for number, (label, predicted, _) in enumerate(pairs, start=1):
         axes.plot(predicted, label, "o", markersize=9, fillstyle="none", color=_MARK)
-        axes.annotate(
-            str(number),
-            (predicted, label),
-            xytext=(6, 5),
-            textcoords="offset points",
-            fontsize=8,
-            color=_MARK,
-        )
+        beside = {"xytext": (6, 5), "textcoords": "offset points"}
+        axes.annotate(str(number), (predicted, label), **beside, fontsize=8, color=_MARK)
 
 
 def _draw_pairs(axes: Axes, pairs: Sequence[tuple[int, int, int]], class_names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """One pass over a data set: predictions, and if wanted the heat maps at hardly any extra cost."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -52,22 +53,20 @@ def evaluate(
     check_fits(model, dataset)
     if device is not None:
         model.to(device)
-    loader = eval_loader(dataset, batch_size=batch_size, workers=workers)
     predictions: list[Prediction] = []
     losses: list[Tensor] = []
     heat: list[np.ndarray] = []
     temperature = model.config.temperature
     uncalibrated: list[Tensor] = []
-    names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
-    for logits, labels, batch_maps in _batches(model, in_one_line(loader), precision, maps):
-        start = len(predictions)
-        some = names[start : start + len(labels)]
-        predictions += predictions_from(logits, labels, some, temperature=temperature)
+    for images, labels, names in batches_of(model, dataset, batch_size=batch_size, workers=workers):
+        with autocast(model, precision):
+            logits, found = _asked(model, images, maps)
+        predictions += predictions_from(logits, labels, names, temperature=temperature)
         logits = logits.cpu().double()
         losses.append(F.cross_entropy(logits, labels, reduction="none"))
         uncalibrated.append(logits.softmax(dim=1).max(dim=1).values)
-        if batch_maps is not None:
-            heat.append(batch_maps.float().cpu().numpy())
+        if found is not None:
+            heat.append(found.float().cpu().numpy())
         if on_batch is not None:
             on_batch(len(predictions), len(dataset))
     return EvalReport(
@@ -93,18 +92,18 @@ def check_fits(model: FineGrainedModel, dataset: FineGrainedDataset) -> None:
     if dataset.transform is None or dataset.transform.augment:
         raise EvaluationError(f"{dataset.root}: evaluation needs a transform with augment=False")
     known, given = model.config.class_names, dataset.class_names
-    unnamed = tuple(map(str, range(len(known))))
     if len(known) != len(given):
         raise EvaluationError(
             f"{dataset.root} has {len(given)} classes, the model {len(known)}: evaluate it on the data "
             "set it was trained on, or one with the same class folders"
         )
-    differing = next((pair for pair in zip(given, known, strict=True) if pair[0] != pair[1]), None)
-    if differing and known != unnamed:
-        raise EvaluationError(
-            f"{dataset.root}: class {differing[0]!r} stands where the model has {differing[1]!r}; the "
-            "data set must have the model's classes, with the same names"
-        )
+    named = known != tuple(map(str, range(len(known))))
+    for theirs, own in zip(given, known, strict=True):
+        if named and theirs != own:
+            raise EvaluationError(
+                f"{dataset.root}: class {theirs!r} stands where the model has {own!r}; the data set must "
+                "have the model's classes, with the same names"
+            )
 
 
 def relative_path(path: Path, root: Path) -> str:
@@ -112,22 +111,26 @@ def relative_path(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _batches(
-    model: FineGrainedModel, loader: Iterable[tuple[Tensor, Tensor]], precision: Precision, maps: bool
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Logits (B, K), labels (B,) and maps (B, H, W) of each batch."""
-    device = _device(model)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    for images, labels in loader:
+def batches_of(
+    model: FineGrainedModel, dataset: FineGrainedDataset, *, batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """A data set's pictures (B, 3, h, w) on a model's device, in order, their labels (B,) and their names.
+
+    Raises:
+        DataError: if a picture cannot be read; in one line.
+    """
+    device = next(model.parameters()).device
+    samples = iter(dataset.samples)
+    for images, labels in in_one_line(eval_loader(dataset, batch_size=batch_size, workers=workers)):
         images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        if maps:
-            with autocast:
-                explanation = explain(model, images)
-            yield explanation.logits, labels, explanation.maps
-        else:
-            with torch.inference_mode(), autocast, eval_mode(model):
-                logits = model(images).logits
-            yield logits, labels, None
+        names = [relative_path(sample.path, dataset.root) for sample in islice(samples, len(labels))]
+        yield images, labels, names
+
+
+def autocast(model: FineGrainedModel, precision: Precision) -> torch.autocast:
+    """A block in which a model computes in a precision."""
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def in_one_line(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -138,5 +141,10 @@ def in_one_line(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor
         raise without_traceback(error) from error
 
 
-def _device(model: FineGrainedModel) -> torch.device:
-    return next(model.parameters()).device
+def _asked(model: FineGrainedModel, images: Tensor, maps: bool) -> tuple[Tensor, Tensor | None]:
+    """The logits (B, K), and if wanted the Grad-CAM maps (B, H, W)."""
+    if maps:
+        explanation = explain(model, images)
+        return explanation.logits, explanation.maps
+    with torch.inference_mode(), eval_mode(model):
+        return model(images).logits, None

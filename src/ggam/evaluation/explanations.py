@@ -1,20 +1,20 @@
 """Every measure of every kind of heat map over a split, beside two maps that know nothing of the picture."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ggam.data.loaders import eval_loader
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.accuracy import EvaluationError, Prediction, predictions_from
-from ggam.evaluation.agreement import STAGES, channel_agreement, randomized, rank_correlation
+from ggam.evaluation.agreement import STAGES, randomized, rank_correlation
 from ggam.evaluation.annotations import GRID, Annotations, discriminative_pairs
 from ggam.evaluation.estimates import CONTROLS
-from ggam.evaluation.evaluate import Precision, check_fits, in_one_line, relative_path
+from ggam.evaluation.evaluate import Precision, autocast, batches_of, check_fits
 from ggam.evaluation.explanation_report import ExplanationReport, Settings
 from ggam.evaluation.faithfulness import (
     ROAD_PERCENTILES,
@@ -26,9 +26,9 @@ from ggam.evaluation.faithfulness import (
     require_road,
     road,
 )
-from ggam.evaluation.heat import centre_map, peak
+from ggam.evaluation.heat import centre_map, without_heat
 from ggam.evaluation.localization import LocalScores, local_scores
-from ggam.explanations.explanation import available_maps, explain_maps, weights_at_features
+from ggam.explanations.explanation import Explanation, available_maps, explain_maps, weights_at_features
 from ggam.methods.base import FineGrainedModel
 
 PERTURBED = 32
@@ -61,7 +61,7 @@ def evaluate_explanations(
     Args:
         model: moved to `device` if one is given; its own mode is restored.
         dataset: with its evaluation transform; its classes must be the model's.
-        kinds: of `ggam.explanations.explanation.MAPS`; None takes all that the model has.
+        kinds: of `ggam.explanations.explanation.MAP_TITLES`; None takes all that the model has.
         fraction: the share of the pictures to measure, drawn at random, above 0 and up to 1.
         perturbed: how many of these are perturbed for insertion, deletion, average drop and the
             randomisation check, drawn at random; at most all of them.
@@ -89,25 +89,17 @@ def evaluate_explanations(
     chosen = dataset.subset(np.sort(rng.permutation(len(dataset))[:count]).tolist())
     rows = np.sort(rng.permutation(count)[: settings.perturbed])
     each = (_PASSES + with_road * _ROAD_PASSES) * (len(kinds) + len(CONTROLS)) + len(STAGES) + 1
-    passes = _Passes(
-        model, kinds, seed, batch_size, workers, precision, _counter(count + each * len(rows), on_batch)
-    )
-    found = _look(passes, chosen)
-    measured, similarity = (
-        _perturb(passes, chosen.subset(rows.tolist()), with_road) if len(rows) else ({}, {})
-    )
-    return ExplanationReport(
-        settings=settings,
-        class_names=dataset.class_names,
-        part_names=dataset.part_names,
-        predictions=tuple(found.predictions),
-        rivals=tuple(found.rivals),
-        values=_values(found, rows, measured),
-        percentiles={kind: scores.percentiles for kind, scores in found.local.items()},
-        agreement=None if np.isnan(found.agreement).all() else found.agreement,
-        similarity=similarity,
-        maps=found.maps,
-    )
+    total = count + each * len(rows)
+    passes = _Passes(model, kinds, seed, batch_size, workers, precision, total, on_batch)
+    report = _look(passes, chosen, settings)
+    if not len(rows):
+        return report
+    measured, similarity = _perturb(passes, chosen.subset(rows.tolist()), with_road)
+    for kind, metrics in measured.items():
+        for metric, some in metrics.items():
+            values = report.values[kind][metric] = np.full(count, np.nan)
+            values[rows] = some
+    return replace(report, similarity=similarity)
 
 
 def planned(
@@ -144,9 +136,9 @@ def planned(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Passes:
-    """How pictures are passed through a model."""
+    """How pictures are passed through a model, and how many were."""
 
     model: FineGrainedModel
     kinds: tuple[str, ...]
@@ -154,19 +146,26 @@ class _Passes:
     batch_size: int
     workers: int
     precision: Precision
-    count: Callable[[int], None]
-    """Told how many forward passes were made."""
+    total: int
+    on_batch: Callable[[int, int], None] | None
+    done: int = 0
 
-    def images(self, dataset: FineGrainedDataset) -> Iterator[tuple[Tensor, Tensor]]:
-        """The pictures on the model's device, with their labels."""
-        loader = eval_loader(dataset, batch_size=self.batch_size, workers=self.workers)
-        device = next(self.model.parameters()).device
-        for images, labels in in_one_line(loader):
-            yield images.to(device, memory_format=torch.channels_last), labels
+    def count(self, passes: int) -> None:
+        """Tell how many forward passes were made."""
+        self.done += passes
+        if self.on_batch is not None:
+            self.on_batch(self.done, self.total)
 
-    def autocast(self, images: Tensor) -> torch.autocast:
-        """A block in the precision that was asked for."""
-        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def explained(
+        self, dataset: FineGrainedDataset
+    ) -> Iterator[tuple[Tensor, Tensor, list[str], Explanation, dict[str, Tensor]]]:
+        """What `batches_of` yields, with the explanation of each batch and its maps by kind."""
+        batches = batches_of(self.model, dataset, batch_size=self.batch_size, workers=self.workers)
+        for images, labels, names in batches:
+            with autocast(self.model, self.precision):
+                explanation, maps = explain_maps(self.model, images, kinds=self.kinds)
+            self.count(len(labels))
+            yield images, labels, names, explanation, maps
 
     def with_controls(self, maps: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
         """The maps of some pictures, a random one for each, and the same blob (1, G, G) for all."""
@@ -177,69 +176,48 @@ class _Passes:
         return {**maps, **dict(zip(CONTROLS, controls, strict=True))}
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What one pass over N pictures shows."""
-
-    predictions: list[Prediction]
-    rivals: list[int]
-    local: dict[str, LocalScores]
-    maps: dict[str, np.ndarray]
-    agreement: np.ndarray
-
-
-def _look(passes: _Passes, dataset: FineGrainedDataset) -> _Seen:
+def _look(passes: _Passes, dataset: FineGrainedDataset, settings: Settings) -> ExplanationReport:
     """Explain every picture once, and measure where the heat lies."""
-    names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
     predictions: list[Prediction] = []
     rivals: list[int] = []
     agreement = np.full(len(dataset), np.nan)
-    local: dict[str, LocalScores] = {}
-    maps: dict[str, np.ndarray] = {}
+    local: dict[str, list[LocalScores]] = defaultdict(list)
+    maps: dict[str, list[np.ndarray]] = defaultdict(list)
     pairs = discriminative_pairs(dataset)
-    for images, labels in passes.images(dataset):
+    for images, labels, names, explanation, found in passes.explained(dataset):
         rows = range(len(predictions), len(predictions) + len(labels))
-        with passes.autocast(images):
-            explanation, found = explain_maps(passes.model, images, kinds=passes.kinds)
-        some = [names[row] for row in rows]
         temperature = passes.model.config.temperature
-        predictions += predictions_from(explanation.logits, labels, some, temperature=temperature)
-        rival = _rivals(explanation.logits.cpu(), labels)
+        predictions += predictions_from(explanation.logits, labels, names, temperature=temperature)
+        rival = explanation.logits.cpu().scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
         rivals += rival.tolist()
         if (channel := explanation.shown.get("channel")) is not None:
-            with passes.autocast(images):
+            with autocast(passes.model, passes.precision):
                 _, weights = weights_at_features(passes.model, images, explanation.classes)
-            agreement[rows] = channel_agreement(channel, weights)
+            agreement[rows] = rank_correlation(channel, weights)
         known = Annotations.of(dataset, rows)
         apart = None if pairs is None else pairs[labels, rival]
-        for kind, heat in passes.with_controls(found, some).items():
-            heat = heat.float().cpu()
-            scores = local_scores(heat, known, apart)
-            if kind not in local:
-                local[kind] = scores.blank(len(dataset))
-            local[kind].put(rows.start, scores)
-            if kind in found:
-                if kind not in maps:
-                    maps[kind] = np.empty((len(dataset), *heat.shape[1:]), dtype=np.float32)
-                maps[kind][rows] = heat
-        passes.count(len(labels))
-    return _Seen(predictions, rivals, local, maps, agreement)
-
-
-def _values(
-    found: _Seen, rows: np.ndarray, measured: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, np.ndarray]]:
-    """All metrics by kind of map, per picture; those that only `rows` have are NaN elsewhere."""
-    values = {kind: scores.metrics() for kind, scores in found.local.items()}
-    for kind, metrics in values.items():
-        heat = found.maps.get(kind)
-        bare = None if heat is None else peak(torch.from_numpy(heat)).isnan().any(dim=1)
-        # The controls are never empty.
-        metrics["empty"] = np.zeros(len(found.rivals)) if bare is None else bare.double().numpy()
-        for metric, some in measured.get(kind, {}).items():
-            metrics[metric] = np.full(len(found.rivals), np.nan)
-            metrics[metric][rows] = some
-    return values
+        for kind, heat in passes.with_controls(found, names).items():
+            local[kind].append(local_scores(heat.float().cpu(), known, apart))
+        for kind, heat in found.items():
+            maps[kind].append(heat.float().cpu().numpy().copy())  # a copy keeps no tensor alive
+    scores = {kind: LocalScores.joined(parts) for kind, parts in local.items()}
+    report = ExplanationReport(
+        settings=settings,
+        class_names=dataset.class_names,
+        part_names=dataset.part_names,
+        predictions=tuple(predictions),
+        rivals=tuple(rivals),
+        values={kind: own.metrics() for kind, own in scores.items()},
+        percentiles={kind: own.percentiles for kind, own in scores.items()},
+        agreement=None if np.isnan(agreement).all() else agreement,
+        similarity={},
+        maps={kind: np.concatenate(parts) for kind, parts in maps.items()},
+    )
+    for kind, metrics in report.values.items():
+        # The controls, whose maps are not kept, are never empty.
+        heat = torch.from_numpy(report.maps.get(kind, np.ones((len(dataset), 1, 1))))
+        metrics["empty"] = without_heat(heat).double().numpy()
+    return report
 
 
 def _perturb(
@@ -250,17 +228,10 @@ def _perturb(
     Returns:
         By kind and metric (N,), and by stage of the shuffling and kind (N,).
     """
-    names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
     metrics: dict[str, dict[str, list[np.ndarray]]] = {}
     similarity: dict[str, dict[str, list[np.ndarray]]] = {}
-    done = 0
-    for images, labels in passes.images(dataset):
-        with passes.autocast(images):
-            explanation, maps = explain_maps(passes.model, images, kinds=passes.kinds)
-        passes.count(len(labels))
-        some = names[done : done + len(labels)]
-        done += len(labels)
-        for kind, heat in passes.with_controls(maps, some).items():
+    for images, _, names, explanation, maps in passes.explained(dataset):
+        for kind, heat in passes.with_controls(maps, names).items():
             for metric, values in _faithfulness(passes, images, heat, explanation.classes, with_road):
                 metrics.setdefault(kind, {}).setdefault(metric, []).append(values.cpu().double().numpy())
         for stage, kind, values in _after_forgetting(passes, images, maps, explanation.classes):
@@ -291,21 +262,15 @@ def _after_forgetting(
     passes: _Passes, images: Tensor, maps: Mapping[str, Tensor], classes: Tensor
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """How alike the maps (B,) of the same classes still are, by stage of the randomisation and kind."""
-    own = {kind: heat.float().cpu().flatten(1).numpy() for kind, heat in maps.items()}
     for stage, model in randomized(passes.model, images[:1], seed=passes.seed):
-        with passes.autocast(images):
+        with autocast(model, passes.precision):
             _, others = explain_maps(model, images, classes, kinds=passes.kinds)
-        for kind, heat in others.items():
-            flat = heat.float().cpu().flatten(1).numpy()
-            alike = rank_correlation(own[kind], flat)
+        for kind, heat in maps.items():
+            alike = np.nan_to_num(rank_correlation(heat, others[kind]))
             # A map that has become flat has nothing in common with one that was not.
-            yield stage, kind, np.where(np.ptp(own[kind], axis=1) > 0, np.nan_to_num(alike), np.nan)
+            flat = heat.amax(dim=(1, 2)) == heat.amin(dim=(1, 2))
+            yield stage, kind, np.where(flat.cpu().numpy(), np.nan, alike)
         passes.count(len(images))
-
-
-def _rivals(logits: Tensor, labels: Tensor) -> Tensor:
-    """The most probable class beside the label (B,): what the picture was, or was nearly, taken for."""
-    return logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
 
 
 def _joined(parts: Mapping[str, Mapping[str, list[np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
@@ -313,16 +278,3 @@ def _joined(parts: Mapping[str, Mapping[str, list[np.ndarray]]]) -> dict[str, di
         outer: {inner: np.concatenate(arrays) for inner, arrays in found.items()}
         for outer, found in parts.items()
     }
-
-
-def _counter(total: int, tell: Callable[[int, int], None] | None) -> Callable[[int], None]:
-    """What adds up passes and tells how many of all are done."""
-    done = 0
-
-    def count(passes: int) -> None:
-        nonlocal done
-        done += passes
-        if tell is not None:
-            tell(done, total)
-
-    return count

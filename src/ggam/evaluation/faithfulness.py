@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as picture_functional
 
 from ggam.backbones.build import eval_mode
 from ggam.evaluation.accuracy import EvaluationError
+from ggam.evaluation.evaluate import Precision, autocast
 from ggam.evaluation.heat import scaled
 from ggam.methods.base import FineGrainedModel
 
@@ -43,7 +44,7 @@ class Curves(NamedTuple):
         return torch.trapezoid(self.scores, self.fractions.to(self.scores), dim=1)
 
 
-def probability_of(model: FineGrainedModel, precision: str = "fp32") -> Score:
+def probability_of(model: FineGrainedModel, precision: Precision = "fp32") -> Score:
     """How sure a model is of given classes, in eval mode and without recording.
 
     Args:
@@ -52,9 +53,7 @@ def probability_of(model: FineGrainedModel, precision: str = "fp32") -> Score:
     """
 
     def score(images: Tensor, classes: Tensor) -> Tensor:
-        device = images.device.type
-        autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
-        with torch.inference_mode(), autocast, eval_mode(model):
+        with torch.inference_mode(), autocast(model, precision), eval_mode(model):
             logits = model(images).logits
         return model.config.probabilities(logits).gather(1, classes[:, None]).squeeze(1)
 
@@ -123,8 +122,7 @@ def pixel_ranks(maps: Tensor, size: torch.Size, seed: int) -> Tensor:
     Returns:
         (B, h, w), int64, a permutation for each map.
     """
-    upsampled = F.interpolate(maps[:, None].float(), tuple(size), mode="bilinear", align_corners=False)
-    flat = upsampled.flatten(1)
+    flat = _upsampled(maps, size).flatten(1)
     chance = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed)).to(flat.device)
     order = chance[flat[:, chance].argsort(dim=1, descending=True, stable=True)]
     ranks = torch.empty_like(order)
@@ -160,12 +158,15 @@ def confidence(score: Score, images: Tensor, maps: Tensor, classes: Tensor) -> C
         maps: (B, H, W), upsampled bilinearly to the picture.
         classes: (B,).
     """
-    weights = F.interpolate(
-        scaled(maps.float())[:, None], images.shape[-2:], mode="bilinear", align_corners=False
-    )
+    weights = _upsampled(scaled(maps.float()), images.shape[-2:])
     whole, shown = score(images, classes), score(images * weights, classes)
     drop = (whole - shown).clamp(min=0) / whole.clamp(min=torch.finfo(whole.dtype).tiny)
     return Confidence(drop, (shown > whole).to(whole.dtype))
+
+
+def _upsampled(maps: Tensor, size: torch.Size) -> Tensor:
+    """Maps (B, H, W) at the size of the pictures (B, 1, h, w)."""
+    return F.interpolate(maps[:, None].float(), tuple(size), mode="bilinear", align_corners=False)
 
 
 def road(score: Score, images: Tensor, maps: Tensor, classes: Tensor, *, seed: int = 0) -> Tensor:

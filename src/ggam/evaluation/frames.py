@@ -13,19 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ggam.data.records import Box, DataError, Sample, reading
-from ggam.data.transforms import ImageTransform, Region
+from ggam.data.transforms import ORIENTATION, ImageTransform, Region, upright
 
-_ORIENTATION = 0x0112
 _MASK_THRESHOLD = 127
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -49,9 +39,9 @@ class Frame:
         """
         with reading(sample.path), Image.open(sample.path) as image:
             width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1)
-        if orientation not in _UPRIGHT:
-            orientation = 1  # upright, or none of EXIF's eight: Pillow leaves such a picture as it is
+            orientation = image.getexif().get(ORIENTATION, 1)
+        if orientation not in range(1, 9):
+            orientation = 1  # Pillow leaves such a picture as it is
         if orientation >= 5:
             width, height = height, width
         region = transform.region(width, max(1, height - sample.banner))
@@ -64,16 +54,21 @@ class Frame:
 
     def to_picture(self, points: Tensor) -> Tensor:
         """Fractions of the crop (..., 2) → pixels of the stored picture (..., 2)."""
-        upright = torch.tensor(self.region[:2], dtype=torch.float64) + points * self.side
-        return self._turn(upright / self._size, back=False) * self._stored_size
+        points = torch.tensor(self.region[:2], dtype=torch.float64) + points * self.side
+        return self._flipped(self._swapped(points / self._size)) * self._swapped(self._size)
 
     def to_crop(self, points: Tensor) -> Tensor:
         """Pixels of the stored picture (..., 2) → fractions of the crop (..., 2)."""
-        upright = self._turn(points / self._stored_size, back=True) * self._size
-        return (upright - torch.tensor(self.region[:2], dtype=torch.float64)) / self.side
+        points = self._swapped(self._flipped(points / self._swapped(self._size))) * self._size
+        return (points - torch.tensor(self.region[:2], dtype=torch.float64)) / self.side
 
-    def box_in_crop(self, box: Box) -> Tensor:
-        """A box (left, top, right, bottom) (4,) in fractions of the crop, without what lies outside it."""
+    def box_in_crop(self, box: Box | None) -> Tensor:
+        """A box (left, top, right, bottom) (4,) in fractions of the crop, without what lies outside it.
+
+        Without a box, NaN.
+        """
+        if box is None:
+            return torch.full((4,), torch.nan, dtype=torch.float64)
         corners = torch.tensor([[box.x, box.y], [box.x + box.width, box.y + box.height]], dtype=torch.float64)
         corners = self.to_crop(corners).clamp(0, 1)
         return torch.cat([corners.amin(dim=0), corners.amax(dim=0)])
@@ -89,26 +84,21 @@ class Frame:
             (G, G), float32, from 0 to 1 in steps of 1/255.
         """
         image = Image.fromarray(mask.astype(np.uint8) * 255)
-        if self.orientation in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[self.orientation])
-        cells = image.resize((size, size), Image.Resampling.BOX, box=self.region)
+        image.getexif()[ORIENTATION] = self.orientation
+        cells = upright(image).resize((size, size), Image.Resampling.BOX, box=self.region)
         return torch.from_numpy(np.array(cells)).float() / 255
 
     @property
     def _size(self) -> Tensor:
         return torch.tensor([self.width, self.height], dtype=torch.float64)
 
-    @property
-    def _stored_size(self) -> Tensor:
-        return self._size.flip(0) if self.orientation >= 5 else self._size
+    def _swapped(self, points: Tensor) -> Tensor:
+        """Points (..., 2), x and y exchanged where the stored picture lies on its side."""
+        return points.flip(-1) if self.orientation >= 5 else points
 
-    def _turn(self, fractions: Tensor, *, back: bool) -> Tensor:
-        """Fractions of the upright picture → of the stored one, or back."""
+    def _flipped(self, fractions: Tensor) -> Tensor:
+        """Fractions of the stored picture, counted from the side that is left, or on top, when upright."""
         flipped = torch.tensor([self.orientation in (2, 3, 7, 8), self.orientation in (3, 4, 6, 7)])
-        if back:
-            fractions = torch.where(flipped, 1 - fractions, fractions)
-            return fractions.flip(-1) if self.orientation >= 5 else fractions
-        fractions = fractions.flip(-1) if self.orientation >= 5 else fractions
         return torch.where(flipped, 1 - fractions, fractions)
 
 

@@ -31,15 +31,18 @@ def peak(maps: Tensor) -> Tensor:
     Returns:
         (x, y) (N, 2), float64; NaN where a map is nowhere above zero.
     """
-    count, height, width = maps.shape
+    height, width = maps.shape[1:]
     highest = maps.amax(dim=(1, 2), keepdim=True)
     ties = ((maps == highest) & (highest > 0)).double()
     x = (torch.arange(width, dtype=torch.float64, device=maps.device) + 0.5) / width
     y = (torch.arange(height, dtype=torch.float64, device=maps.device) + 0.5) / height
-    number = ties.sum(dim=(1, 2))
     sums = torch.stack([ties.sum(dim=1) @ x, ties.sum(dim=2) @ y], dim=1)
-    missing = torch.full((count, 2), torch.nan, dtype=torch.float64, device=maps.device)
-    return torch.where(number[:, None] > 0, sums / number.clamp(min=1)[:, None], missing)
+    return sums / ties.sum(dim=(1, 2))[:, None]  # 0/0 is NaN
+
+
+def without_heat(maps: Tensor) -> Tensor:
+    """Which maps (N, H, W) are nowhere above zero (N,), bool."""
+    return peak(maps).isnan().any(dim=1)
 
 
 def pointing_game(peaks: Tensor, objects: Iterable[Box | np.ndarray], tolerance: float = 0.0) -> Tensor:

@@ -4,7 +4,7 @@ The measures themselves are in `heat` (peaks, shares, ranks) and `overlap` (boxe
 here they are taken over a data set, beside a control that always looks at the middle of the picture.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from ggam.evaluation.heat import (
     percentiles,
     pointing_game,
     resample,
+    without_heat,
 )
 from ggam.evaluation.overlap import FIXED_THRESHOLD, Overlaps, mask_iou, max_box_acc, max_box_acc_v2, overlaps
 
@@ -72,29 +73,14 @@ class LocalScores(NamedTuple):
     overlaps: Overlaps
     """Boxes and masks cut at each threshold."""
 
-    def blank(self, pictures: int) -> "LocalScores":
-        """Scores like these for more pictures, all still NaN; `put` fills them in.
-
-        A pass over many batches keeps its memory in one piece this way.
-        """
-
-        def rows(array: np.ndarray) -> np.ndarray:
-            return np.full((pictures, *array.shape[1:]), np.nan)
-
-        return LocalScores(
-            {key: rows(values) for key, values in self.values.items()},
-            rows(self.percentiles),
-            Overlaps(*map(rows, self.overlaps)),
+    @classmethod
+    def joined(cls, parts: Sequence["LocalScores"]) -> "LocalScores":
+        """The scores of several batches, one after the other."""
+        return cls(
+            {key: np.concatenate([part.values[key] for part in parts]) for key in parts[0].values},
+            np.concatenate([part.percentiles for part in parts]),
+            Overlaps(*map(np.concatenate, zip(*(part.overlaps for part in parts), strict=True))),
         )
-
-    def put(self, start: int, scores: "LocalScores") -> None:
-        """Fill in the scores of some pictures, from the row `start` on."""
-        place = slice(start, start + len(scores.percentiles))
-        for key, values in scores.values.items():
-            self.values[key][place] = values
-        self.percentiles[place] = scores.percentiles
-        for own, values in zip(self.overlaps, scores.overlaps, strict=True):
-            own[place] = values
 
     def metrics(self) -> dict[str, np.ndarray]:
         """Every metric that any picture has a value of, per picture (N,).
@@ -124,29 +110,23 @@ def localize_maps(maps: Tensor, dataset: FineGrainedDataset, *, alpha: float = A
         DataError: if a picture or a mask cannot be read.
     """
     centre = centre_map(GRID)
-    own: list[Mapping[str, np.ndarray]] = []
-    control: list[Mapping[str, np.ndarray]] = []
-    for known, some in _chunks(maps, dataset, alpha):
-        own.append(peak_scores(some, known))
-        control.append(peak_scores(centre, known))
-
-    def rate(scores: list[Mapping[str, np.ndarray]], key: str) -> tuple[int, float | None]:
-        values = np.concatenate([one[key] for one in scores])
-        values = values[~np.isnan(values)]
-        return len(values), float(values.mean()) if len(values) else None
-
-    object_pictures, on_object = rate(own, "on_object")
-    part_pictures, on_part = rate(own, "on_part")
+    pairs = [
+        (peak_scores(some, known), peak_scores(centre, known))
+        for known, some in _chunks(maps, dataset, alpha)
+    ]
+    found = {
+        f"{prefix}{key}": torch.cat([pair[which][key] for pair in pairs])
+        for which, prefix in enumerate(("", "centre_"))
+        for key in ("on_object", "on_part")
+    }
+    told = {name: values[~values.isnan()] for name, values in found.items()}
     return LocalizationReport(
         pictures=len(dataset),
-        empty=int(_empty(maps).sum()),
-        object_pictures=object_pictures,
-        on_object=on_object,
-        centre_on_object=rate(control, "on_object")[1],
-        part_pictures=part_pictures,
-        on_part=on_part,
-        centre_on_part=rate(control, "on_part")[1],
+        empty=int(without_heat(maps).sum()),
+        object_pictures=len(told["on_object"]),
+        part_pictures=len(told["on_part"]),
         alpha=alpha,
+        **{name: values.mean().item() if len(values) else None for name, values in told.items()},
     )
 
 
@@ -169,21 +149,16 @@ def localization_metrics(maps: Tensor | np.ndarray, dataset: FineGrainedDataset)
     if not any(sample.box or sample.mask or any(sample.parts) for sample in dataset.samples):
         return {}
     centre = centre_map(GRID)
-    found: dict[str, LocalScores] = {}
-    start = 0
-    for known, some in _chunks(maps, dataset, ALPHA):
-        for prefix, heat in (("", some), ("centre_", centre)):
-            scores = local_scores(heat, known)
-            if prefix not in found:
-                found[prefix] = scores.blank(len(dataset))
-            found[prefix].put(start, scores)
-        start += len(known)
+    pairs = [
+        (local_scores(some, known), local_scores(centre, known))
+        for known, some in _chunks(maps, dataset, ALPHA)
+    ]
     means = {
         f"{prefix}{key}": float(np.nanmean(values))
-        for prefix, scores in found.items()
-        for key, values in scores.metrics().items()
+        for prefix, parts in zip(("", "centre_"), zip(*pairs, strict=True), strict=True)
+        for key, values in LocalScores.joined(parts).metrics().items()
     }
-    return {**means, "empty": float(_empty(maps).float().mean())}
+    return {**means, "empty": without_heat(maps).float().mean().item()}
 
 
 def local_scores(maps: Tensor, known: Annotations, pairs: Tensor | None = None) -> LocalScores:
@@ -201,17 +176,19 @@ def local_scores(maps: Tensor, known: Annotations, pairs: Tensor | None = None) 
     visible = known.parts.isfinite().all(dim=2)
     values = {
         **peak_scores(maps.cpu(), known),
-        "energy": heat_share(every, known.coverage).numpy(),
+        "energy": heat_share(every, known.coverage),
         "part_energy": _part_energy(every, known, known.discriminative & visible),
-        "part_percentile": ranks.nanmean(dim=1).numpy(),
+        "part_percentile": ranks.nanmean(dim=1),
     }
     if pairs is not None:
         values["pair_energy"] = _part_energy(every, known, pairs & visible)
     cut = overlaps(heat, known.boxes, known.coverage, known.masked)
-    return LocalScores(values, ranks.numpy(), cut)
+    # Copies: an array that is only another view of a tensor keeps the tensor alive.
+    arrays = {key: tensor.numpy().copy() for key, tensor in values.items()}
+    return LocalScores(arrays, ranks.numpy().copy(), cut)
 
 
-def peak_scores(maps: Tensor, known: Annotations) -> dict[str, np.ndarray]:
+def peak_scores(maps: Tensor, known: Annotations) -> dict[str, Tensor]:
     """Whether each map's hottest point is on or near the object, and on a part: (N,), 0 or 1, NaN if unknown.
 
     Args:
@@ -219,14 +196,14 @@ def peak_scores(maps: Tensor, known: Annotations) -> dict[str, np.ndarray]:
         known: what is known of the N pictures.
     """
     peaks = peak(maps).expand(len(known), -1)
-    on, near = (np.full(len(known), np.nan) for _ in range(2))
+    on, near = torch.full((2, len(known)), torch.nan, dtype=torch.float64)
     # No map can point at an object that the crop leaves out.
     seen = (known.coverage.nan_to_num() > 0).flatten(1).any(dim=1).tolist()
     for row, (thing, frame) in enumerate(zip(known.objects, known.frames, strict=True)):
         if thing is not None and seen[row]:
             point = frame.to_picture(peaks[row])[None]
-            on[row] = pointing_game(point, [thing]).item()
-            near[row] = pointing_game(point, [thing], NEAR * max(frame.width, frame.height)).item()
+            on[row] = pointing_game(point, [thing])
+            near[row] = pointing_game(point, [thing], NEAR * max(frame.width, frame.height))
     visible = known.parts.isfinite().all(dim=2) & known.radii.isfinite()[:, None]
     return {
         "on_object": on,
@@ -236,21 +213,16 @@ def peak_scores(maps: Tensor, known: Annotations) -> dict[str, np.ndarray]:
     }
 
 
-def _empty(maps: Tensor) -> Tensor:
-    """Which maps have no heat (N,), bool."""
-    return peak(maps).isnan().any(dim=1)
-
-
-def _hits(peaks: Tensor, known: Annotations, chosen: Tensor) -> np.ndarray:
+def _hits(peaks: Tensor, known: Annotations, chosen: Tensor) -> Tensor:
     """Whether the peaks are on one of the chosen parts; NaN where none is chosen."""
     parts = torch.where(chosen[:, :, None], known.parts, torch.nan)
     hits = part_hit(peaks, parts, known.radii)
-    return torch.where(chosen.any(dim=1), hits.double(), torch.nan).numpy()
+    return torch.where(chosen.any(dim=1), hits.double(), torch.nan)
 
 
-def _part_energy(heat: Tensor, known: Annotations, chosen: Tensor) -> np.ndarray:
+def _part_energy(heat: Tensor, known: Annotations, chosen: Tensor) -> Tensor:
     """The share of the heat within the radius of a chosen part; NaN where none is chosen."""
-    return heat_share(heat, discs(known.parts, chosen, known.radii, GRID)).numpy()
+    return heat_share(heat, discs(known.parts, chosen, known.radii, GRID))
 
 
 def _chunks(maps: Tensor, dataset: FineGrainedDataset, alpha: float) -> Iterator[tuple[Annotations, Tensor]]:

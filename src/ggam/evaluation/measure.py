@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ggam.data.records import FineGrainedDataset
 from ggam.evaluation.evaluate import evaluate
 from ggam.evaluation.localization import localization_metrics
@@ -40,6 +38,6 @@ def evaluator(
         replace(report, maps=None).write(out)
         if report.maps is None:
             return report.summary()
-        return {**report.summary(), **localization_metrics(torch.from_numpy(report.maps), dataset)}
+        return {**report.summary(), **localization_metrics(report.maps, dataset)}
 
     return measure

@@ -129,8 +129,9 @@ class FineGrainedModel(nn.Module):
         map_titles: the kinds of heat map that the method may have beside Grad-CAM, and what people call
             them. A kind is a name in `Output.maps`, of a map (B, 1, H, W) or of channel weights (B, C);
             or `gradcam-features`, Grad-CAM at A, where that is not what is explained anyway.
-        epoch: the epoch being trained, from 0; set by the training loop.
-        stage: the index of the stage being trained; set by the training loop.
+        epoch: the epoch being trained, from 0; set by the training loop, for `losses` only: an answer must
+            not depend on it, as it is not saved.
+        training_stage: the index of the stage being trained; as `epoch`.
         diagnostics: scalars of the last `losses` that are logged but not minimised, detached.
     """
 
@@ -145,16 +146,20 @@ class FineGrainedModel(nn.Module):
         self.config = config
         self.options = options
         self.epoch = 0
-        self.stage = 0
+        self.training_stage = 0
         self.diagnostics: dict[str, Tensor] = {}
         self._precision: tuple[bool, torch.dtype] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keep the one way: `forward` is nobody's to override, and a closed form stays with its `head`."""
         super().__init_subclass__(**kwargs)
-        if "forward" in cls.__dict__:
+        if cls.forward is not FineGrainedModel.forward:
             raise TypeError(f"{cls.__name__}: forward is the same for all methods; implement head()")
-        if "head" in cls.__dict__ and "closed_form" not in cls.__dict__:
+        owner = {
+            name: next(place for place, base in enumerate(cls.__mro__) if name in base.__dict__)
+            for name in ("head", "closed_form")
+        }
+        if owner["head"] < owner["closed_form"]:
             cls.closed_form = FineGrainedModel.closed_form
 
     @property
@@ -217,7 +222,8 @@ class FineGrainedModel(nn.Module):
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted terms of the loss of one batch, by name; their sum is minimised.
 
-        Here the mean cross-entropy. A term that is not to learn is left out.
+        Here the mean cross-entropy. A term that is not to learn is left out; which terms there are may
+        depend on the epoch and the stage, but not on the batch, of which each device has its part.
 
         Args:
             images: (B, 3, h, w).
@@ -239,6 +245,7 @@ class FineGrainedModel(nn.Module):
         """Start from the training pictures: called once, before the first step of a new run.
 
         It runs in eval mode, on every rank over all pictures, and must end in the same model on each.
+        It may fill parameters and buffers, or make new ones: the optimiser is built behind it.
 
         Args:
             batches: images (B, 3, h, w) and labels (B,) of the training part, as in evaluation, on the
@@ -278,7 +285,8 @@ class FineGrainedModel(nn.Module):
             if self.has_closed_form and not self.training:
                 output = self.answer(features, images)
                 chosen = _explained(output.logits, classes)
-                weights = _each(chosen, lambda k: self.closed_form(output, k, at))
+                with autocast_off(images):
+                    weights = _each(chosen, lambda k: self.closed_form(output, k, at))
                 if weights is not None:
                     return output, chosen, weights
             with torch.enable_grad():
@@ -286,7 +294,8 @@ class FineGrainedModel(nn.Module):
                 output = self.answer(leaves, images)
                 chosen = _explained(output.logits, classes)
                 place = output.features if at == "features" else output.attended
-                weights = _each(chosen, lambda k: gradcam_weights(output.logits, place, k))
+                with autocast_off(images):  # the head's backward pass in float32, as its forward pass
+                    weights = _each(chosen, lambda k: gradcam_weights(output.logits, place, k))
             assert weights is not None
             return output.detach(), chosen, weights
 

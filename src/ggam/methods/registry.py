@@ -1,10 +1,11 @@
 """The compared systems, by name, and how to build one."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -55,13 +56,8 @@ def create_model(
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r}: {_suggest(method, list(METHODS))}")
-    chosen = METHODS[method]
-    known = [option.name for option in fields(chosen.Options)]
-    for name in options:
-        if name not in known:
-            raise ValueError(f"method {method!r} has no option {name!r}: {_suggest(name, known)}")
+    chosen, method_options = METHODS[method], make_options(method, options)
     names = _class_names(num_classes, class_names)
-    method_options = chosen.Options(**options)
     if isinstance(backbone, str) and pretrained and weights is None:
         backbone = chosen.published_backbone(backbone, method_options)
     built = create_backbone(
@@ -80,9 +76,60 @@ def create_model(
         class_names=names,
         mean=built.mean,
         std=built.std,
-        options=asdict(method_options),
+        options=plain_options(method_options),
     )
     return chosen(built, config, method_options)
+
+
+def make_options(method: str, values: Mapping[str, Any]) -> Any:
+    """The options of a method from plain values, as `plain_options` gives them.
+
+    Raises:
+        ValueError: for an option that it has not, or a value that is not of the option's kind.
+    """
+    kind = METHODS[method].Options
+    hints = get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            raise ValueError(f"method {method!r} has no option {name!r}: {_suggest(name, list(hints))}")
+    return typed(kind, values)
+
+
+def typed(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass of options from plain values: lists as tuples, and text as paths, where a field says so.
+
+    Raises:
+        ValueError: for a value that is not of its field's kind.
+    """
+    hints, given = get_type_hints(kind), dict(values)
+    for name, value in values.items():
+        kinds = get_args(hints[name]) if get_origin(hints[name]) in (Union, UnionType) else (hints[name],)
+        if any(get_origin(each) is tuple or each is tuple for each in kinds) and isinstance(value, list):
+            given[name] = tuple(value)
+        elif Path in kinds and isinstance(value, str):
+            given[name] = Path(value)
+        elif all(isinstance(each, type) for each in kinds) and not _fits(value, kinds):
+            expected = " or ".join("none" if each is type(None) else each.__name__ for each in kinds)
+            raise ValueError(f"{name}={value!r}: expected {expected}")
+    return kind(**given)
+
+
+def _fits(value: Any, kinds: Sequence[type]) -> bool:
+    """Whether a value is of one of the kinds; a whole number is a float too, and a switch no number."""
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else tuple(kinds))
+
+
+def plain_options(options: Any) -> dict[str, Any]:
+    """Options as JSON and YAML can hold them: tuples as lists, paths as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in asdict(options).items()}
 
 
 def _class_names(num_classes: int | None, class_names: Sequence[str] | None) -> tuple[str, ...]:

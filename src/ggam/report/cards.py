@@ -1,24 +1,29 @@
-"""Cards: one test picture and what models saw in it, ready for a page."""
+"""Cards: one test picture and what a model saw in it, ready for a page; and which pictures are worth one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from ggam.data.records import FineGrainedDataset
 from ggam.drawing.overlays import overlay
 from ggam.drawing.pages import data_uri
+from ggam.evaluation.accuracy import EvalReport
+from ggam.evaluation.evaluate import relative_path
 from ggam.explanations.explanation import explain_maps
 from ggam.methods.base import FineGrainedModel
 from ggam.report.panels import crop_of, default_maps
 
 SIDE = 208
 """Height and width of a picture on a page, in pixels."""
-_BATCH = 32
 _FINE = 4
 """Marks are drawn this many times larger and scaled down, so that their edges are smooth."""
+
+
+class ReportError(ValueError):
+    """An evaluation of other pictures than those that are to be shown."""
 
 
 @dataclass(frozen=True)
@@ -42,63 +47,76 @@ class Card:
     heading: str
     note: str
     verdict: str
-    tiles: tuple[Tile, ...]
+    tiles: Sequence[Tile]
 
 
-@dataclass(frozen=True)
-class Marks:
-    """What is drawn onto the pictures of a card, in fractions of the crop."""
+def require_same(what: object, report: EvalReport, dataset: FineGrainedDataset) -> None:
+    """Refuse pictures that are not those of an evaluation, in their order.
 
-    rings: tuple[tuple[float, float, float], ...] = ()
-    """(x, y, radius) of each."""
-    cross: tuple[float, float] | None = None
+    Args:
+        what: was evaluated, for the message.
+        report: its evaluation.
+        dataset: the pictures that are to be shown.
 
-
-def maps_of(
-    model: FineGrainedModel, dataset: FineGrainedDataset, indices: Sequence[int]
-) -> dict[int, dict[str, np.ndarray]]:
-    """The heat maps (H, W) of some samples by index, those of `ggam.report.panels.default_maps`."""
-    found: dict[int, dict[str, np.ndarray]] = {}
-    for start in range(0, len(indices), _BATCH):
-        batch = indices[start : start + _BATCH]
-        images = torch.stack([dataset[index][0] for index in batch])
-        _, stacks = explain_maps(model, images, kinds=default_maps(model))
-        for row, index in enumerate(batch):
-            found[index] = {kind: stack[row].float().cpu().numpy() for kind, stack in stacks.items()}
-    return found
+    Raises:
+        ReportError: if they differ.
+    """
+    names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
+    if names != [prediction.path for prediction in report.predictions]:
+        raise ReportError(
+            f"{what}: was evaluated on {len(report.predictions)} pictures that are not the {len(names)} of "
+            f"{dataset.root}; give the data set it was evaluated on, or evaluate it again"
+        )
 
 
-def picture_of(dataset: FineGrainedDataset, index: int) -> Image.Image:
-    """The crop of a sample that the model saw, at the size of a tile."""
+def by_answer(report: EvalReport) -> tuple[list[int], list[int]]:
+    """The indices of the mistaken pictures, the surest mistake first, and of the others, in their order."""
+    wrong = [index for index, p in enumerate(report.predictions) if p.rank > 1]
+    right = [index for index, p in enumerate(report.predictions) if p.rank == 1]
+    return sorted(wrong, key=lambda index: -report.predictions[index].probability), right
+
+
+def picture_of(dataset: FineGrainedDataset, index: int, side: int = SIDE) -> Image.Image:
+    """The crop of a sample that the model saw, `side` pixels along each side."""
     assert dataset.transform is not None
-    return crop_of(dataset.samples[index], dataset.transform, SIDE)
+    return crop_of(dataset.samples[index], dataset.transform, side)
 
 
-def heat_tile(
-    picture: Image.Image, heat: np.ndarray, title: str, alt: str, marks: Marks | None = None
-) -> Tile:
-    """A heat map over its picture; an empty map is said to be empty."""
-    empty = not (heat > 0).any()
-    return Tile(
-        data_uri(marked(overlay(picture, heat), marks or Marks())),
-        f"{alt} (the map is empty)" if empty else alt,
-        f"{title} (empty)" if empty else title,
-    )
+def maps_of(model: FineGrainedModel, dataset: FineGrainedDataset, index: int) -> dict[str, np.ndarray]:
+    """The heat maps (H, W) of a sample by kind, those of `ggam.report.panels.default_maps`."""
+    _, maps = explain_maps(model, dataset[index][0][None], kinds=default_maps(model))
+    return {kind: stack[0].float().cpu().numpy() for kind, stack in maps.items()}
 
 
-def marked(image: Image.Image, marks: Marks) -> Image.Image:
-    """A copy with rings and a cross, light with a dark rim so that they show on anything."""
-    layer = Image.new("RGBA", (image.width * _FINE, image.height * _FINE))
-    draw = ImageDraw.Draw(layer)
+def heat_tile(picture: Image.Image, heat: np.ndarray, title: str, alt: str, **marks: Any) -> Tile:
+    """A heat map (H, W) over its picture, and the marks of `marked`; an empty map is said to be empty."""
+    source = data_uri(marked(overlay(picture, heat), **marks))
+    if (heat > 0).any():
+        return Tile(source, alt, title)
+    return Tile(source, f"{alt} (the map is empty)", f"{title} (empty)")
+
+
+def marked(
+    image: Image.Image,
+    rings: Sequence[tuple[float, float, float]] = (),
+    cross: tuple[float, float] | None = None,
+) -> Image.Image:
+    """A copy with rings and a cross, light with a dark rim so that they show on anything.
+
+    Args:
+        image: square.
+        rings: x, y and radius of each, in fractions of the side.
+        cross: x and y of its middle, in fractions of the side.
+    """
     side = image.width * _FINE
+    layer = Image.new("RGBA", (side, side))
+    draw = ImageDraw.Draw(layer)
     for colour, width in (("#101418", 5 * _FINE), ("#ffffff", 2 * _FINE)):
         rim = width // 2
-        for x, y, radius in marks.rings:
-            reach = radius * side + rim
-            box = (x * side - reach, y * side - reach, x * side + reach, y * side + reach)
-            draw.ellipse(box, outline=colour, width=width)
-        if marks.cross is not None:
-            x, y = marks.cross[0] * side, marks.cross[1] * side
+        for x, y, radius in rings:
+            draw.circle((x * side, y * side), radius * side + rim, outline=colour, width=width)
+        if cross is not None:
+            x, y = cross[0] * side, cross[1] * side
             arm = 6 * _FINE + rim
             draw.line((x - arm, y, x + arm, y), fill=colour, width=width)
             draw.line((x, y - arm, x, y + arm), fill=colour, width=width)

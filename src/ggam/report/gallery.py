@@ -4,7 +4,6 @@ A sheet is one WebP of tiles of one class. A picture has two tiles in a row, its
 the class that the model chose; one that was mistaken has a third, the map for its own class.
 """
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from ggam.data.loaders import eval_loader
 from ggam.data.records import FineGrainedDataset
-from ggam.data.transforms import ImageTransform
-from ggam.drawing.overlays import overlay
+from ggam.drawing.overlays import as_pictures, encoded, overlay
 from ggam.drawing.pages import percent
 from ggam.evaluation.accuracy import EvalReport, Prediction
 from ggam.evaluation.annotations import GRID, Annotations
@@ -98,15 +94,15 @@ class Gallery:
     @classmethod
     def of(cls, report: EvalReport) -> "Gallery":
         """Lay out the pictures of an evaluation: by class, the mistakes first, the surest first."""
-        total = len(report.predictions)
-        drawn = np.random.default_rng(0).permutation(total)[:MOST].tolist()
+        found = report.predictions
+        drawn = np.random.default_rng(0).permutation(len(found))[:MOST].tolist()
         by_class: dict[int, list[int]] = {}
-        for index in sorted(drawn, key=lambda i: (report.predictions[i].rank == 1, _doubt(report, i), i)):
-            by_class.setdefault(report.predictions[index].label, []).append(index)
+        for index in sorted(drawn, key=lambda i: (found[i].rank == 1, -found[i].probability, i)):
+            by_class.setdefault(found[index].label, []).append(index)
         sheets: list[Sheet] = []
         for label, indices in sorted(by_class.items()):
             sheets += _sheets(report, label, indices, len(sheets))
-        return cls(tuple(sheets), report.class_names, total)
+        return cls(tuple(sheets), report.class_names, len(found))
 
     @cached_property
     def order(self) -> list[int]:
@@ -205,22 +201,10 @@ def compressed(sheet: Image.Image, limit: int, best: int = 0) -> tuple[bytes, in
     for number, (scale, quality) in enumerate(FORMS[best:], start=best):
         size = (round(sheet.width * scale), round(sheet.height * scale))
         scaled = sheet if scale == 1 else sheet.resize(size, Image.Resampling.BOX)
-        buffer = io.BytesIO()
-        scaled.save(buffer, "WEBP", quality=quality, method=4)
-        content = buffer.getvalue()
+        content = encoded(scaled, "WEBP", quality=quality, method=4)
         if len(content) <= limit:
             return content, number
     return content, len(FORMS) - 1
-
-
-def thumbnails(images: Tensor, transform: ImageTransform, side: int) -> list[Image.Image]:
-    """Normalised images (B, 3, h, w) as RGB pictures of side × side pixels."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (transform.mean, transform.std))
-    small = F.interpolate(
-        images * std + mean, (side, side), mode="bilinear", align_corners=False, antialias=True
-    )
-    pixels = (255 * small).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(rows) for rows in pixels]
 
 
 def _tiles(
@@ -246,15 +230,12 @@ def _tiles(
         shares = [-1] * len(some)
         if known:
             known = Annotations.of(dataset, range(done, done + len(some)))
-            shares = _percentages(heat_share(resample(maps[:, 0], GRID), known.coverage))
+            located = heat_share(resample(maps[:, 0], GRID), known.coverage)
+            shares = (100 * located).round().nan_to_num(-1).int().tolist()
         done += len(some)
-        pictures = thumbnails(images, dataset.transform, side)
+        pictures = as_pictures(images, dataset.transform.mean, dataset.transform.std, side)
         for shot, picture, heat, *facts in zip(some, pictures, maps.numpy(), shares, empty, strict=True):
             yield Seen(*facts), [picture, *(overlay(picture, one) for one in heat[: 1 + shot.mistaken])]
-
-
-def _percentages(shares: Tensor) -> list[int]:
-    return (100 * shares).round().nan_to_num(-1).int().tolist()
 
 
 def _sheets(report: EvalReport, label: int, indices: Sequence[int], first: int) -> list[Sheet]:
@@ -280,10 +261,6 @@ def _sheets(report: EvalReport, label: int, indices: Sequence[int], first: int) 
         )
         sheets.append(Sheet(first + len(sheets), title, len(part), shots, said))
     return sheets
-
-
-def _doubt(report: EvalReport, index: int) -> float:
-    return -report.predictions[index].probability
 
 
 def _facts(prediction: Prediction) -> tuple[int, int, int, int, str]:

@@ -1,13 +1,12 @@
 """What a model saw in given picture files: classes, panels and raw maps (`ggam explain`)."""
 
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from ggam.drawing.layout import PrintFormat, render
 from ggam.drawing.overlays import TILE_INCHES, panel
 from ggam.explanations.explanation import MAP_TITLES, available_maps, checked_kinds, explain_maps
 from ggam.methods.base import PREDICTED, FineGrainedModel
-from ggam.system.files import write_atomic
+from ggam.system.files import replacing, write_atomic
 
 EXPLANATIONS_FILE = "explanations.json"
 _OF_A_CLASS = ("gradcam", "gradcam-features")
@@ -50,7 +49,8 @@ def default_maps(model: FineGrainedModel) -> tuple[str, ...]:
     return tuple(kind for kind in ("gradcam", "spatial") if kind in available_maps(model))
 
 
-class Guess(NamedTuple):
+@dataclass(frozen=True)
+class Guess:
     """One of the classes that the model considers."""
 
     name: str
@@ -64,7 +64,8 @@ class Failure(NamedTuple):
     reason: str
 
 
-class HeatMap(NamedTuple):
+@dataclass(frozen=True)
+class HeatMap:
     """One of the heat maps of a picture."""
 
     kind: str
@@ -73,11 +74,6 @@ class HeatMap(NamedTuple):
     """The class that it speaks for; None for the attention, which is the same for all."""
     empty: bool
     """Nowhere above zero."""
-
-    @classmethod
-    def of(cls, kind: str, class_name: str | None, heat: np.ndarray) -> "HeatMap":
-        """What there is to say of one map (H, W)."""
-        return cls(kind, class_name, not bool((heat > 0).any()))
 
     @property
     def title(self) -> str:
@@ -180,18 +176,30 @@ def explain_files(
             if on_image is not None:
                 on_image(len(explained) + len(failed), len(files))
     record = {
-        "explained": [_record(entry) for entry in explained],
+        "explained": [
+            asdict(entry) | {"path": str(entry.path), "panel": entry.panel.name, "maps": entry.maps.name}
+            for entry in explained
+        ],
         "failed": [{"path": str(path), "reason": reason} for path, reason in failed],
     }
     write_atomic(out_dir / EXPLANATIONS_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return explained, failed
 
 
-def guesses_of(probabilities: Tensor, class_names: Sequence[str], top_k: int) -> tuple[Guess, ...]:
-    """The min(top_k, K) most probable classes of a picture's probabilities (K,), the most probable first."""
-    best = probabilities.topk(min(top_k, len(class_names)))
-    pairs = zip(best.indices, best.values, strict=True)
-    return tuple(Guess(class_names[int(index)], float(probability)) for index, probability in pairs)
+def guesses_of(
+    probabilities: Tensor, class_names: Sequence[str], top: int, asked: Sequence[int] = ()
+) -> tuple[Guess, ...]:
+    """The most probable classes, the most probable first, then those of `asked` that are not among them.
+
+    Args:
+        probabilities: of a picture (K,).
+        class_names: K names.
+        top: how many, at most K.
+        asked: classes by number.
+    """
+    ranked: list[int] = probabilities.topk(len(class_names)).indices.tolist()
+    chosen = [index for place, index in enumerate(ranked) if place < top or index in asked]
+    return tuple(Guess(class_names[index], float(probabilities[index])) for index in chosen)
 
 
 def class_index(name: str, class_names: Sequence[str]) -> int:
@@ -259,70 +267,47 @@ def _heat(plan: _Plan, images: Tensor) -> tuple[Tensor, list[dict[HeatMap, np.nd
     """Probabilities (B, K), and the maps (H, W) of each picture, in one pass through the backbone."""
     classes = torch.tensor([PREDICTED, *plan.asked]).expand(len(images), -1)
     explanation, maps = explain_maps(plan.model, images, classes, kinds=plan.kinds)
-    names, found = plan.model.config.class_names, [{} for _ in images]
+    names = plan.model.config.class_names
+    found: list[dict[HeatMap, np.ndarray]] = [{} for _ in images]
     for kind, stacks in maps.items():
         for row, stack in enumerate(stacks.float().cpu().numpy()):
-            shown = dict(zip(explanation.classes[row].tolist(), stack, strict=True))
-            if kind not in _OF_A_CLASS:  # the same for every class
-                found[row][HeatMap.of(kind, None, stack[0])] = stack[0]
-                continue
-            for index, heat in shown.items():
-                found[row][HeatMap.of(kind, names[index], heat)] = heat
+            for index, heat in zip(explanation.classes[row].tolist(), stack, strict=True):
+                # A map that is the same for every class, and a class that was asked for twice, is kept once.
+                name = names[index] if kind in _OF_A_CLASS else None
+                found[row][HeatMap(kind, name, not (heat > 0).any())] = heat
     return plan.model.config.probabilities(explanation.logits), found
-
-
-def _guesses(plan: _Plan, probabilities: Tensor) -> tuple[Guess, ...]:
-    """The most probable classes, and those asked for that are not among them."""
-    every = guesses_of(probabilities, plan.model.config.class_names, len(probabilities))
-    asked = {plan.model.config.class_names[index] for index in plan.asked}
-    return every[: plan.top] + tuple(guess for guess in every[plan.top :] if guess.name in asked)
 
 
 def _write_explanation(
     plan: _Plan, sample: Sample, probabilities: Tensor, maps: dict[HeatMap, np.ndarray], target: Path
 ) -> FileExplanation:
-    classes = _guesses(plan, probabilities)
+    config, (form, dpi) = plan.model.config, (plan.options.file_format, plan.options.dpi)
+    classes = guesses_of(probabilities, config.class_names, plan.top, plan.asked)
     drawn = panel(
-        crop_of(sample, plan.model.config.transform(), round(TILE_INCHES * plan.options.dpi)),
+        crop_of(sample, config.transform(), round(TILE_INCHES * dpi)),
         [(shown.title, heat) for shown, heat in maps.items()],
         "  ·  ".join(f"{guess.name} {guess.probability:.1%}" for guess in classes),
     )
-    raw = io.BytesIO()
-    np.save(raw, np.stack(list(maps.values())))
-    suffix = plan.options.file_format
     entry = FileExplanation(
-        sample.path, classes, Path(f"{target}.{suffix}"), Path(f"{target}.npy"), tuple(maps)
+        sample.path, classes, Path(f"{target}.{form}"), Path(f"{target}.npy"), tuple(maps)
     )
-    write_atomic(entry.panel, render(drawn, suffix, plan.options.dpi))
-    write_atomic(entry.maps, raw.getvalue())
+    write_atomic(entry.panel, render(drawn, form, dpi))
+    with replacing(entry.maps) as file:
+        np.save(file, np.stack(list(maps.values())))
     return entry
-
-
-def _record(entry: FileExplanation) -> dict[str, Any]:
-    return {
-        "path": str(entry.path),
-        "classes": [guess._asdict() for guess in entry.classes],
-        "panel": entry.panel.name,
-        "maps": entry.maps.name,
-        "shown": [shown._asdict() for shown in entry.shown],
-    }
 
 
 def _targets(paths: Sequence[Path], out_dir: Path, suffix: str) -> list[Path]:
     """Where each picture's files go, without the suffix, replacing nothing else of this call."""
     inputs = {_key(path) for path in paths}
-    taken: set[str] = set()
-    targets = []
+    targets: dict[str, Path] = {}
     for path in paths:
-        names = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
-        free = next(
-            name
-            for name in names
-            if _key(out_dir / name) not in taken and _key(out_dir / f"{name}.{suffix}") not in inputs
-        )
-        taken.add(_key(out_dir / free))
-        targets.append(out_dir / free)
-    return targets
+        for number in count(1):
+            target = out_dir / (path.stem if number == 1 else f"{path.stem}-{number}")
+            if _key(target) not in targets and _key(Path(f"{target}.{suffix}")) not in inputs:
+                targets[_key(target)] = target
+                break
+    return list(targets.values())
 
 
 def _key(path: Path) -> str:

@@ -3,7 +3,6 @@
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,19 @@ from markupsafe import Markup
 from ggam.data.records import FineGrainedDataset
 from ggam.drawing.charts import Series, confusion_chart, line_chart
 from ggam.drawing.pages import data_uri, percent, render_page
-from ggam.evaluation.accuracy import EvalReport, Prediction
-from ggam.evaluation.evaluate import check_fits, relative_path
+from ggam.evaluation.accuracy import EvalReport
+from ggam.evaluation.estimates import CONTROLS
+from ggam.evaluation.evaluate import check_fits
 from ggam.evaluation.explanation_report import ExplanationReport
+from ggam.evaluation.metrics import METRICS
 from ggam.explanations.explanation import MAP_TITLES
 from ggam.methods.base import FineGrainedModel
-from ggam.report.cards import Card, Tile, heat_tile, maps_of, picture_of
+from ggam.report.cards import Card, Tile, by_answer, heat_tile, maps_of, picture_of, require_same
 from ggam.report.gallery import LIMIT, Gallery, Seen, draw_gallery
-from ggam.report.measures import forgetting, measures
+from ggam.report.measures import KIND_TITLES, measures
 from ggam.report.pairs import confused_pairs
-from ggam.runs.run import Results, Run
+from ggam.report.panels import default_maps
+from ggam.runs.run import Run
 from ggam.system.files import write_atomic
 
 _CHARTS: Mapping[str, Mapping[str, str]] = {
@@ -33,19 +35,6 @@ _CHARTS: Mapping[str, Mapping[str, str]] = {
 """The charts that every method has: title → the columns of the run's epochs by the name of their line."""
 _NO_CURVE = {"epoch", "seconds", *(column for lines in _CHARTS.values() for column in lines.values())}
 _PACKAGES = ("ggam", "torch", "torchvision", "timm", "lightning")
-_LOADS = "This page and the folder beside it hold everything; nothing is loaded from elsewhere."
-
-
-class ReportError(ValueError):
-    """A run that was evaluated on other pictures."""
-
-
-@dataclass(frozen=True)
-class _AccuracyRow:
-    name: str
-    epoch: float
-    report: EvalReport
-    selected: bool
 
 
 def write_report(
@@ -82,15 +71,14 @@ def write_report(
         DataError: if a picture cannot be read.
     """
     check_fits(model, dataset)
-    values, report = _values(run, model, dataset, examples)
-    values["measures"] = [] if explanations is None else measures(explanations)
-    values["forgetting"] = [] if explanations is None else forgetting(explanations)
-    values["measured"] = explanations
+    report, values = _content(run, model, dataset, examples)
+    values |= {"measured": explanations, "tables": [] if explanations is None else measures(explanations)}
+    values |= {"metrics": METRICS, "kind_titles": KIND_TITLES, "controls": CONTROLS}
     gallery = Gallery.of(report)
     page = run.report_page
 
     def rendered(seen: Sequence[Seen]) -> str:
-        return render_page("run.html", _LOADS, gallery=gallery, data=gallery.data(seen), **values)
+        return render_page("run.html", gallery=gallery, data=gallery.data(seen), **values)
 
     # What the drawing finds out is not known yet; it takes no more bytes than this.
     longest = len(rendered([Seen(100, 0)] * len(gallery.order)).encode())
@@ -101,46 +89,38 @@ def write_report(
     return page
 
 
-def _values(
+def _content(
     run: Run, model: FineGrainedModel, dataset: FineGrainedDataset, examples: int
-) -> tuple[dict[str, Any], EvalReport]:
-    """What the page shows beside the gallery, and the selected evaluation."""
+) -> tuple[EvalReport, dict[str, Any]]:
+    """The selected evaluation, and what the page shows beside the gallery and the measures of heat maps."""
     results = run.read_results()
     reports = {name: EvalReport.read(run.evaluation(name)) for name in results.epochs}
     report = reports[results.selected]
-    _check_same(run, report, dataset)
+    require_same(run.folder, report, dataset)
     history = [_numbers(row) for row in run.read_epochs()]
-    best_epoch = results.epochs.get("best", {}).get("epoch")
-    wrong, right = _standing_out(report, examples)
-    maps = maps_of(model, dataset, sorted({*wrong, *right}))
-    return {
+    wrong, right = by_answer(report)
+    drawn = np.random.default_rng(0).permutation(len(right))[:examples]
+    cards = {
+        "wrong": [_card(model, dataset, report, index) for index in wrong[:examples]],
+        "right": [_card(model, dataset, report, right[place]) for place in sorted(drawn)],
+    }
+    return report, {
         "title": f"{model.config.method} on {dataset.root.resolve().name}",
-        "lead": _lead(model, report, history),
-        "protocol": _sentence(results.protocol),
-        "accuracy": _accuracy_rows(results, reports),
-        "calibration": _calibration(report),
-        "charts": _charts(history, best_epoch),
-        "best_epoch": best_epoch,
+        "config": model.config,
+        "results": results,
+        "reports": reports,
+        "report": report,
+        "charts": _charts(history, results.epochs.get("best", {}).get("epoch")),
+        "epochs": len(history),
+        "seconds": sum(row.get("seconds", 0.0) for row in history),
         "pairs": confused_pairs(model, dataset, report),
         "matrix": confusion_chart(report.confusion, report.class_names),
-        "per_class": report.per_class,
-        "attention": any("spatial" in found for found in maps.values()),
-        "wrong": [_case_card(report, dataset, maps, index) for index in wrong],
-        "right": [_case_card(report, dataset, maps, index) for index in right],
-        "wrong_count": sum(p.rank > 1 for p in report.predictions),
-        "right_count": sum(p.rank == 1 for p in report.predictions),
-        "settings": _settings(run.read_config() if run.config_file.is_file() else {}),
-        "versions": [("Python", platform.python_version()), *((name, version(name)) for name in _PACKAGES)],
-    }, report
-
-
-def _check_same(run: Run, report: EvalReport, dataset: FineGrainedDataset) -> None:
-    names = [relative_path(sample.path, dataset.root) for sample in dataset.samples]
-    if names != [prediction.path for prediction in report.predictions]:
-        raise ReportError(
-            f"{run.folder}: was evaluated on {len(report.predictions)} pictures that are not the "
-            f"{len(names)} of {dataset.root}; give the data set it was evaluated on, or evaluate it again"
-        )
+        "attention": "spatial" in default_maps(model),
+        "cards": cards,
+        "counts": {"wrong": len(wrong), "right": len(right)},
+        "settings": run.read_config() if run.config_file.is_file() else {},
+        "versions": {"Python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+    }
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
@@ -154,10 +134,6 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float]:
         if math.isfinite(value):
             numbers[name] = value
     return numbers
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].removesuffix('.')}." if text else ""
 
 
 def _charts(history: Sequence[Mapping[str, float]], best_epoch: float | None) -> list[Markup]:
@@ -179,80 +155,17 @@ def _charts(history: Sequence[Mapping[str, float]], best_epoch: float | None) ->
     return charts
 
 
-def _lead(model: FineGrainedModel, report: EvalReport, history: Sequence[Mapping[str, float]]) -> str:
-    config = model.config
-    text = (
-        f"{config.backbone or 'a module of its author’s'} at {config.image_size} pixels names "
-        f"{percent(report.top1)} of {len(report.predictions)} test pictures correctly, among "
-        f"{len(report.class_names)} classes."
-    )
-    seconds = sum(row.get("seconds", 0.0) for row in history)
-    if not seconds:
-        return text
-    spent = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
-    epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
-    return f"{text} Trained for {epochs} in {spent}."
-
-
-def _accuracy_rows(results: Results, reports: Mapping[str, EvalReport]) -> list[_AccuracyRow]:
-    titles = {"last": "the last epoch", "best": "the best epoch on validation"}
-    return [
-        _AccuracyRow(titles[name], results.epochs[name]["epoch"], report, name == results.selected)
-        for name, report in reports.items()
-    ]
-
-
-def _calibration(report: EvalReport) -> str:
-    """How far probability and accuracy lie apart, in words."""
-    apart = f"Expected calibration error: {percent(report.ece)}"
-    if report.temperature == 1:
-        return f"{apart} (15 bins; not calibrated: temperature 1)."
-    return (
-        f"{apart}, with the logits divided by the temperature {report.temperature:.2f} that was fitted on "
-        f"the validation part; {percent(report.uncalibrated_ece)} without (15 bins)."
-    )
-
-
-def _standing_out(report: EvalReport, examples: int) -> tuple[list[int], list[int]]:
-    """Indices of the most confident mistakes, and of right answers drawn at random."""
-    predictions = report.predictions
-    wrong = [index for index, p in enumerate(predictions) if p.rank > 1]
-    right = [index for index, p in enumerate(predictions) if p.rank == 1]
-    wrong.sort(key=lambda index: -predictions[index].probability)
-    drawn = np.random.default_rng(0).permutation(len(right))[:examples]
-    return wrong[:examples], sorted(right[position] for position in drawn)
-
-
-def _case_card(
-    report: EvalReport,
-    dataset: FineGrainedDataset,
-    maps: Mapping[int, Mapping[str, np.ndarray]],
-    index: int,
-) -> Card:
+def _card(model: FineGrainedModel, dataset: FineGrainedDataset, report: EvalReport, index: int) -> Card:
+    """A picture that stands out."""
     prediction = report.predictions[index]
     name, said = report.class_names[prediction.label], report.class_names[prediction.predicted]
     picture = picture_of(dataset, index)
     tiles = [Tile(data_uri(picture), f"Test picture of {name}", Path(prediction.path).stem)]
-    for kind, heat in maps[index].items():
+    for kind, heat in maps_of(model, dataset, index).items():
         title = MAP_TITLES[kind]
         tiles.append(heat_tile(picture, heat, title, f"{title} map of this picture, for {said}"))
-    return Card(*_verdict(prediction, name, said), tuple(tiles))
-
-
-def _verdict(prediction: Prediction, name: str, said: str) -> tuple[str, str, str]:
-    """Heading, note and verdict of a case."""
+    sure = f"{percent(prediction.probability)} sure"
     if prediction.rank == 1:
-        return name, f"{percent(prediction.probability)} sure", "right"
-    note = f"{percent(prediction.probability)} sure; {name} got {percent(prediction.label_probability)}"
-    return f"{name} taken for {said}", note, "wrong"
-
-
-def _settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A row for each setting; those of a section are named after it."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _settings(value, f"{name}.")
-        else:
-            rows.append((f"{prefix}{name}", "–" if value is None else str(value)))
-    return rows
+        return Card(name, sure, "right", tiles)
+    own = f"{name} got {percent(prediction.label_probability)}"
+    return Card(f"{name} taken for {said}", f"{sure}; {own}", "wrong", tiles)

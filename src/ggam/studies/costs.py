@@ -98,7 +98,7 @@ class _Step:
         self.model = build_model(untrained, class_names).to(device)
         stages, resting = self.model.stages(), Resting(self.model)
         # The last epoch: past any warm-up and earlier stage, with all terms of the loss.
-        self.model.epoch, self.model.stage = recipe.optimization.epochs - 1, len(stages) - 1
+        self.model.epoch, self.model.training_stage = recipe.optimization.epochs - 1, len(stages) - 1
         resting.enter(stages[-1])
         resting.train(stages[-1])
         self.optimizer, _ = build_optimizer(self.model, recipe.optimization, total_steps=1)

@@ -112,7 +112,7 @@ def caption(content: Figure3) -> dict[str, str]:
         "work. In the lower baseline the channel attention is guided, but not applied.",
         "Each map is coloured from zero to its own maximum: colours compare places within a map, not "
         "strengths between maps.",
-        f"Below each map: the predicted class and its softmax probability{signs}.",
+        f"Below each map: the predicted class and its probability{signs}.",
         note,
     ]
     if any(subject.box is not None for subject in subjects):

@@ -89,7 +89,7 @@ def _draw_rows(axes: Axes, table: StudyTable, palette: Palette) -> None:
             held = [n for n, other in enumerate(table.rows) if result.row.name in other.row.references]
             mean, ends = (
                 100 * result.metrics["top1"].mean,
-                [min(place, *held) - 0.45, max(place, *held) + 0.45],
+                [min([place, *held]) - 0.45, max([place, *held]) + 0.45],
             )
             colour = palette.levels[0]
             axes.plot([mean, mean], ends, color=colour, linewidth=0.9, dashes=_DASHES[0], zorder=1)

@@ -1,1 +1,1 @@
-"""Training: the recipe, the Lightning module, and a run directory from start to end."""
+"""The recipe, the loop, its step, and a run from start to end."""

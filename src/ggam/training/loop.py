@@ -21,14 +21,14 @@ from torch.utils.data import DataLoader
 from ggam.backbones.build import eval_mode
 from ggam.data.loaders import EpochBatches, eval_loader, training_loader
 from ggam.data.records import FineGrainedDataset
-from ggam.methods.base import FineGrainedModel
-from ggam.runs.run import Run
+from ggam.methods.base import FineGrainedModel, Stage
+from ggam.runs.run import Run, RunError
 from ggam.system.devices import DeviceError, default_device, resolve_precision
 from ggam.system.files import replacing
 from ggam.training.log import EpochLog, Means
 from ggam.training.recipe import Recipe
 from ggam.training.signals import Interrupted, StopRequest, listening
-from ggam.training.stages import Resting, stage_ends
+from ggam.training.stages import Resting, planned_stages
 from ggam.training.step import Batch, Losses, Trained, TrainingDiverged, build_optimizer, training_step
 
 FORMAT = 1
@@ -116,7 +116,7 @@ class Loop:
         self._accumulate = recipe.optimization.accumulate
         self._epochs = recipe.optimization.epochs
         self._stages = model.stages()
-        self._ends = stage_ends(self._stages, self._epochs)
+        self._plan = planned_stages(model, self._epochs)
         self._resting = Resting(model)
         steps = self._epochs * math.ceil(len(self._batches) / self._accumulate)
         self._optimizer, self._schedule = build_optimizer(model, recipe.optimization, steps)
@@ -135,7 +135,9 @@ class Loop:
         self._means.load_state_dict(state["means"], self._fabric.device)
         self._trained = state["trained"]
         self._elapsed = state["elapsed"]
-        self._best_accuracy, self.best_epoch = state["best_accuracy"], state["epoch_of_best"]
+        if self._run.best_checkpoint.exists():  # the file itself says what it holds
+            best = read_checkpoint(self._run.best_checkpoint)
+            self._best_accuracy, self.best_epoch = best["accuracy"], best["epoch"]
 
     def run(self) -> None:
         """Train to the end.
@@ -153,15 +155,14 @@ class Loop:
         loader = training_loader(
             self._train, self._batches, self._recipe.machine.seed, workers=self._recipe.data.workers
         )
-        entered, losses = -1, None
+        entered, losses = None, None
         try:
             with listening() as request:
                 for epoch in range(first, self._epochs):
-                    stage = next(number for number, end in enumerate(self._ends) if epoch < end)
-                    self._model.epoch, self._model.stage = epoch, stage
-                    if stage != entered:
-                        losses, entered = self._enter(stage), stage
-                    assert losses is not None
+                    stage = self._plan[epoch]
+                    self._model.epoch, self._model.training_stage = epoch, stage
+                    if losses is None or stage != entered:
+                        losses, entered = self._enter(self._stages[stage]), stage
                     self._train_epoch(epoch, losses, loader, request, log)
                     self._end_epoch(epoch, log)
                     if epoch + 1 < self._epochs:
@@ -169,9 +170,9 @@ class Loop:
         finally:
             log.close()
 
-    def _enter(self, stage: int) -> nn.Module:
+    def _enter(self, stage: Stage) -> nn.Module:
         """Have a stage's parameters learn; DDP is told anew which those are."""
-        self._resting.enter(self._stages[stage])
+        self._resting.enter(stage)
         return self._fabric.setup_module(Losses(self._model), move_to_device=False)
 
     def _train_epoch(
@@ -184,7 +185,7 @@ class Loop:
     ) -> None:
         """The steps of an epoch that are still to be made."""
         self._batches.epoch = epoch
-        self._resting.train(self._stages[self._model.stage])
+        self._resting.train(self._stages[self._plan[epoch]])
         trained = Trained(
             self._model, losses, self._optimizer, self._schedule, self._recipe.optimization.clip
         )
@@ -230,7 +231,8 @@ class Loop:
         self._means, self._elapsed = Means(), 0.0
         if validation and validation["val_accuracy"] > self._best_accuracy:
             self._best_accuracy, self.best_epoch = validation["val_accuracy"], epoch + 1
-            self._save(self._run.best_checkpoint, {"epoch": epoch + 1, "model": self._model.state_dict()})
+            best = {"epoch": epoch + 1, "accuracy": self._best_accuracy, "model": self._model.state_dict()}
+            self._save(self._run.best_checkpoint, {"format": FORMAT, **best})
         self._save_last()
 
     def validate(self) -> dict[str, float]:
@@ -275,8 +277,6 @@ class Loop:
             "means": self._means.state_dict(),
             "trained": self._trained,
             "elapsed": self._elapsed,
-            "best_accuracy": self._best_accuracy,
-            "epoch_of_best": self.best_epoch,
         }
         self._save(self._run.last_checkpoint, state)
 
@@ -303,5 +303,17 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, on the CPU and without running code from it."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Read a checkpoint, on the CPU and without running code from it.
+
+    Raises:
+        RunError: if it is damaged, or of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["format"]
+    except Exception as error:  # torch's own errors have no common base
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path}: no checkpoint of ggam, or damaged ({reason}); start a new run") from error
+    if found != FORMAT:
+        raise RunError(f"{path}: a checkpoint of format {found}, expected {FORMAT}; start a new run")
+    return state

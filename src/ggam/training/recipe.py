@@ -1,12 +1,12 @@
 """The recipe of a run: everything that decides its result, as dataclasses with the paper's defaults."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
-from ggam.methods.registry import METHODS
+from ggam.methods.registry import METHODS, make_options, plain_options, typed
 from ggam.system.devices import Precision
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -164,16 +164,18 @@ class Recipe:
         method = values.get("method", ModelRecipe.method)
         for name, value in values.items():
             if name in homes:
-                parts[homes[name]][name] = Path(value) if name in ("weights", "cache") and value else value
+                parts[homes[name]][name] = value
             elif name == method and method in METHODS:
-                own = _checked_options(method, value)
+                if not isinstance(value, Mapping):
+                    raise ValueError(f"{method}={value!r}: expected a mapping of the options of this method")
+                own = dict(value)
             elif name in METHODS:
                 raise ValueError(f"{name}: options of the method {name}, but the recipe's method is {method}")
             else:
                 raise ValueError(f"recipe has no option {name!r}: {_suggest(name, homes)}")
-        model = _made(ModelRecipe, parts.pop("model"))
-        options = _made(METHODS[model.method].Options, own)
-        return cls(model=model, options=options, **{part: _made(_PARTS[part], parts[part]) for part in parts})
+        model = typed(ModelRecipe, parts.pop("model"))
+        rest = {part: typed(_PARTS[part], given) for part, given in parts.items()}
+        return cls(model=model, options=make_options(model.method, own), **rest)
 
 
 def common_options(
@@ -192,10 +194,10 @@ def common_options(
         machine: on what.
         methods: the options of each method, by its name.
     """
-    common = [asdict(part) for part in (model, data, optimization, machine)]
-    values = {name: value for part in common for name, value in part.items()}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-    return plain | {name: asdict(options) for name, options in methods.items()}
+    parts = [plain_options(part) for part in (model, data, optimization, machine)]
+    own = {name: plain_options(options) for name, options in methods.items()}
+    common = {name: value for part in parts for name, value in part.items()}
+    return common | {name: section for name, section in own.items() if section}
 
 
 def flat_options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,32 +225,6 @@ _PARTS: dict[str, Any] = {
 def _require(recipe: object, name: str, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"{name}={getattr(recipe, name)}: expected {expected}")
-
-
-def _made(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A part of a recipe, once its values are of the kinds that it says."""
-    hints = get_type_hints(kind)
-    for name, value in values.items():
-        kinds = get_args(hints[name]) or (hints[name],)
-        plain = tuple(each for each in kinds if isinstance(each, type))
-        allowed = (*plain, int) if float in plain else plain
-        fits = isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed)
-        if plain == kinds and not fits:
-            names = " or ".join("none" if each is type(None) else each.__name__ for each in plain)
-            raise ValueError(f"{name}={value!r}: expected {names}")
-    return kind(**values)
-
-
-def _checked_options(method: str, values: Any) -> dict[str, Any]:
-    known = [option.name for option in fields(METHODS[method].Options)]
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{method}={values!r}: expected a mapping of the options of this method")
-    for name in values:
-        if name not in known:
-            hint = get_close_matches(str(name), known, n=1)
-            what = f"did you mean {hint[0]}?" if hint else f"it has {', '.join(known) or 'none'}"
-            raise ValueError(f"the method {method} has no option {name!r}: {what}")
-    return dict(values)
 
 
 def _suggest(name: str, common: Mapping[str, str]) -> str:

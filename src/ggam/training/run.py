@@ -28,7 +28,7 @@ from ggam.training.calibration import fit_temperature
 from ggam.training.loop import Loop, build_fabric, read_checkpoint
 from ggam.training.recipe import DataRecipe, Recipe, flat_options
 from ggam.training.signals import Interrupted
-from ggam.training.stages import stage_ends
+from ggam.training.stages import planned_stages
 from ggam.training.step import Batch, TrainingDiverged
 
 _MACHINE_ONLY = {"workers", "devices", "nodes", "accelerator", "precision", "compile"}
@@ -94,7 +94,7 @@ def fit(
     fabric = build_fabric(recipe)
     seed_everything(recipe.machine.seed, verbose=False)
     model = build_model(recipe, train.class_names, fresh=checkpoint is None)
-    stage_ends(model.stages(), recipe.optimization.epochs)  # refuses too few epochs
+    planned_stages(model, recipe.optimization.epochs)  # refuses too few epochs, and wrong stages
     plain = train
     train, val, test = with_transforms(model, train, val, test)
     if _first_rank(recipe):  # what can be refused has been refused: from here on there is a run
@@ -105,11 +105,11 @@ def fit(
         config.write(run)
     fabric.launch()
     try:
+        if checkpoint is None:
+            prepare_model(model, plain, recipe, fabric)
         loop = Loop(recipe, model, train, val, run, fabric)
         if checkpoint is not None:
             loop.restore(checkpoint)
-        else:
-            prepare_model(model, plain, recipe, fabric)
         loop.run()
     except (Interrupted, TrainingDiverged):  # on all ranks together; the first one says so
         if fabric.is_global_zero:
@@ -237,6 +237,7 @@ def prepare_model(model: FineGrainedModel, train: FineGrainedDataset, recipe: Re
                 labels.to(fabric.device),
             )
 
+    model.to(fabric.device)
     torch.manual_seed(recipe.machine.seed)
     with eval_mode(model), fabric.autocast():
         model.prepare(batches())
@@ -270,7 +271,6 @@ def _measure(
             continue
         checkpoint = run.last_checkpoint if name == "last" else run.best_checkpoint
         model.load_state_dict(read_checkpoint(checkpoint)["model"])
-        model.requires_grad_(True)  # whatever rested in the last stage
         if len(val):
             temperature = _temperature(model.eval(), val, config.recipe)
             model.config = replace(model.config, temperature=temperature)

@@ -6,24 +6,34 @@ from itertools import accumulate
 from ggam.methods.base import FineGrainedModel, Stage
 
 
-def stage_ends(stages: Sequence[Stage], epochs: int) -> list[int]:
-    """The epoch before which each stage ends, counted from 0; the last one is `epochs`.
+def planned_stages(model: FineGrainedModel, epochs: int) -> list[int]:
+    """The number of the stage of each epoch.
 
     Args:
-        stages: of a method, in their order.
+        model: whose method says which stages there are.
         epochs: of the whole training.
 
     Raises:
-        ValueError: if a stage would have no epoch.
+        ValueError: if there is no stage, one has no epoch, or one names a module that the model has not.
     """
+    stages, method = model.stages(), model.config.method
+    if not stages or any(stage.share <= 0 for stage in stages):
+        shares = ", ".join(f"{stage.share:g}" for stage in stages) or "none"
+        raise ValueError(f"the shares of the stages of {method} are {shares}: expected one at least, above 0")
+    paths = {name for name, _ in model.named_modules()}
+    for stage in stages:
+        for path in (*stage.learns, *stage.frozen_statistics):
+            if path not in paths:
+                raise ValueError(f"a stage of {method} names {path!r}, which is no module of the model")
     shares = list(accumulate(stage.share for stage in stages))
     ends = [round(epochs * share / shares[-1]) for share in shares]
-    if any(before >= end for before, end in zip([0, *ends], ends, strict=False)):
+    lengths = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    if 0 in lengths:
         raise ValueError(
-            f"epochs={epochs}: this method trains in {len(stages)} stages, of which one would have no epoch; "
+            f"epochs={epochs}: {method} trains in {len(stages)} stages, of which one would have no epoch; "
             "raise --epochs"
         )
-    return ends
+    return [number for number, length in enumerate(lengths) for _ in range(length)]
 
 
 class Resting:
@@ -40,25 +50,16 @@ class Resting:
         self._trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
     def enter(self, stage: Stage) -> None:
-        """Have the parameters of this stage learn, and no others.
-
-        Raises:
-            ValueError: if the stage names a module that the model has not.
-        """
-        paths = [name for name, _ in self._model.named_modules()]
-        for path in (*stage.learns, *stage.frozen_statistics):
-            if path not in paths:
-                method = self._model.config.method
-                raise ValueError(f"a stage of {method} names {path!r}, which is no module of the model")
+        """Have the parameters of this stage learn, and no others."""
         for name, parameter in self._trainable:
             parameter.requires_grad_(_within(name, stage.learns))
 
     def train(self, stage: Stage) -> None:
-        """Train mode for what learns, eval mode for what rests."""
+        """Train mode for what learns and what holds it, eval mode for what rests."""
         for path, module in self._model.named_modules():
-            holds = any(_within(learning, (path,)) for learning in stage.learns)
+            holds = any(learning != path and _within(learning, (path,)) for learning in stage.learns)
             learns = _within(path, stage.learns) and not _within(path, stage.frozen_statistics)
-            module.training = holds or learns
+            module.training = holds or learns or not path
 
 
 def _within(path: str, modules: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import torch
 from lightning.fabric import Fabric
@@ -57,9 +58,10 @@ def training_step(fabric: Fabric, trained: Trained, batches: Sequence[Batch]) ->
     for images, labels in batches:
         last = len(measured) + 1 == len(batches)
         with fabric.no_backward_sync(trained.losses, enabled=not last):  # pyright: ignore[reportArgumentType]
+            trained.model.diagnostics = {}
             terms: dict[str, Tensor] = trained.losses(images, labels)
+            _require_terms(trained, terms)
             loss = torch.stack(list(terms.values())).sum()
-            _require_free_names(trained, terms)
             values = {"loss": loss, **terms, **trained.model.diagnostics}
             measured.append(_over_ranks(fabric, values))
             _require_finite(measured[-1], terms)
@@ -71,7 +73,8 @@ def training_step(fabric: Fabric, trained: Trained, batches: Sequence[Batch]) ->
     trained.optimizer.step()
     trained.optimizer.zero_grad(set_to_none=True)
     trained.schedule.step()
-    return {name: torch.stack([each[name] for each in measured]).mean() for name in measured[0]}
+    names = dict.fromkeys(name for each in measured for name in each)
+    return {name: torch.stack([m[name] for m in measured if name in m]).mean() for name in names}
 
 
 class Losses(nn.Module):
@@ -107,23 +110,43 @@ def build_optimizer(
                 "name": f"{group.name}_lr" if group.name else "lr",
             }
         )
+    columns = [group["name"] for group in groups]
+    if len({*columns}) < len(columns):
+        raise ValueError(f"{type(model).__name__}.parameter_groups: two groups have one name: {columns}")
     _require_each_once(model, [id(p) for group in groups for p in group["params"]])
     optimizer = SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
     return optimizer, CosineAnnealingLR(optimizer, T_max=max(1, total_steps))
 
 
 def _over_ranks(fabric: Fabric, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean of each value over the ranks, detached."""
+    """The mean of each value over the ranks, detached.
+
+    Raises:
+        ValueError: on all ranks together, if they have not all measured the same.
+    """
+    if fabric.world_size > 1:  # else the ranks would wait for values that one of them has not got
+        key = float(crc32(",".join(values).encode()))
+        ends: Any = fabric.all_reduce(torch.tensor([key, -key], device=fabric.device), reduce_op="max")
+        if float(ends[0] + ends[1]):
+            raise ValueError(f"the terms of the loss depend on the batch: here {', '.join(values)}")
     stacked = torch.stack([value.detach().float() for value in values.values()])
     means: Any = fabric.all_reduce(stacked, reduce_op="mean")
     return dict(zip(values, means.unbind(), strict=True))
 
 
-def _require_free_names(trained: Trained, terms: dict[str, Tensor]) -> None:
-    rates = {group["name"] for group in trained.optimizer.param_groups}
-    taken = sorted(terms.keys() & (_COLUMNS | rates | trained.model.diagnostics.keys()))
-    if taken:
-        raise ValueError(f"a term of the loss is called {taken[0]!r}, which is a column already: rename it")
+def _require_terms(trained: Trained, terms: dict[str, Tensor]) -> None:
+    """Scalars with names that are no other column of the log."""
+    method, diagnostics = type(trained.model).__name__, trained.model.diagnostics
+    if not isinstance(terms, dict) or not terms:
+        raise ValueError(f"{method}.losses returned {terms!r}: expected one term at least, by its name")
+    for name, value in {**terms, **diagnostics}.items():
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"{method}.losses: {name!r} is {what}, expected a scalar tensor")
+    taken = _COLUMNS | {group["name"] for group in trained.optimizer.param_groups}
+    double = sorted((terms.keys() & diagnostics.keys()) | ((terms.keys() | diagnostics.keys()) & taken))
+    if double:
+        raise ValueError(f"{method}.losses: {double[0]!r} is a column of the log already; rename it")
 
 
 def _require_finite(measured: dict[str, Tensor], terms: dict[str, Tensor]) -> None:

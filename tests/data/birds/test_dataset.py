@@ -339,7 +339,9 @@ def test_fifty_pictures_a_second_on_one_core(tmp_path: Path) -> None:
 # The class sheet
 
 
-def test_the_sheet_has_a_row_for_each_class_and_frames_the_discriminative_part(birds: Path, tmp_path: Path) -> None:
+def test_the_sheet_has_a_row_for_each_class_and_frames_the_discriminative_part(
+    birds: Path, tmp_path: Path
+) -> None:
     dataset = load_dataset(birds, split="train")
     unframed = FineGrainedDataset(
         dataset.samples, dataset.class_names, root=birds, layout="cub", split="train"

@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from ggam.data.layouts.registry import detect_layout, load_dataset
 from ggam.data.records import DataError
-
-scipy_io = pytest.importorskip("scipy.io")
 
 NAMES = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012"]
 TRAIN = [("00001.jpg", 3), ("00002.jpg", 1), ("00003.jpg", 2), ("00004.jpg", 3)]
@@ -50,11 +49,11 @@ def write_devkit(
 ) -> Path:
     for folder in ("devkit", "cars_train", "cars_test"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    scipy_io.savemat(root / "devkit" / "cars_meta.mat", {"class_names": cells(names)})
-    scipy_io.savemat(root / "devkit" / "cars_train_annos.mat", {"annotations": annotations(train)})
-    scipy_io.savemat(root / labels / "cars_test_annos_withlabels.mat", {"annotations": annotations(test)})
+    savemat(root / "devkit" / "cars_meta.mat", {"class_names": cells(names)})
+    savemat(root / "devkit" / "cars_train_annos.mat", {"annotations": annotations(train)})
+    savemat(root / labels / "cars_test_annos_withlabels.mat", {"annotations": annotations(test)})
     bare = structures([box(n) | {"fname": name} for n, (name, _) in enumerate(test)])
-    scipy_io.savemat(root / "devkit" / "cars_test_annos.mat", {"annotations": bare})
+    savemat(root / "devkit" / "cars_test_annos.mat", {"annotations": bare})
     return root
 
 
@@ -68,7 +67,7 @@ def write_merged(root: Path) -> Path:
     ]
     (root / "car_ims").mkdir(parents=True)
     variables = {"annotations": structures(records), "class_names": cells(NAMES)}
-    scipy_io.savemat(root / "cars_annos.mat", variables)
+    savemat(root / "cars_annos.mat", variables)
     return root
 
 
@@ -159,7 +158,7 @@ def test_a_damaged_or_foreign_mat_file_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"cars_train_annos.mat: (cannot be read|has no variable)"):
             load_dataset(tmp_path, split="train")
-    scipy_io.savemat(path, {"annotations": structures([{"class": 1, "fname": "00001.jpg"}])})
+    savemat(path, {"annotations": structures([{"class": 1, "fname": "00001.jpg"}])})
     with pytest.raises(DataError, match=r"cars_train_annos.mat: its records have no field 'bbox_x1'"):
         load_dataset(tmp_path, split="train")
 
@@ -176,8 +175,8 @@ def test_full_size_lists(tmp_path: Path) -> None:
         for n, (name, number) in enumerate(rows[count]):
             many[0, n] = (*corners, np.uint8(number), name)
         (tmp_path / "devkit").mkdir(exist_ok=True)
-        scipy_io.savemat(tmp_path / "devkit" / f"{file}.mat", {"annotations": many[:, :count]})
-    scipy_io.savemat(tmp_path / "devkit" / "cars_meta.mat", {"class_names": cells(names)})
+        savemat(tmp_path / "devkit" / f"{file}.mat", {"annotations": many[:, :count]})
+    savemat(tmp_path / "devkit" / "cars_meta.mat", {"class_names": cells(names)})
     for folder in ("cars_train", "cars_test"):
         (tmp_path / folder).mkdir()
 

@@ -3,11 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from ggam.data.layouts.registry import detect_layout, load_dataset
 from ggam.data.records import DataError
-
-scipy_io = pytest.importorskip("scipy.io")
 
 BREEDS = ["n02085620-Chihuahua", "n02089078-black-and-tan_coonhound", "n02107142-Doberman"]
 OBJECT = """<object><name>dog</name><bndbox>
@@ -26,7 +25,7 @@ def write_list(path: Path, files: list[str], labels: list[int]) -> None:
     numbers = np.array(labels, dtype=np.float64)[:, None]
     content = {"file_list": columns[0], "annotation_list": columns[1], "labels": numbers}
     path.parent.mkdir(parents=True, exist_ok=True)
-    scipy_io.savemat(path, content)
+    savemat(path, content)
 
 
 def write_dogs(root: Path, lists: str = ".", per_class: dict[str, int] | None = None) -> Path:

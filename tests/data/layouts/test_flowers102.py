@@ -1,15 +1,13 @@
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from ggam.data.layouts.flowers102 import CLASS_NAMES
 from ggam.data.layouts.registry import detect_layout, load_dataset
 from ggam.data.records import DataError
-
-scipy_io = pytest.importorskip("scipy.io")
 
 LABELS = [77, 77, 1, 102, 1, 102, 77, 1]
 
@@ -17,10 +15,8 @@ LABELS = [77, 77, 1, 102, 1, 102, 77, 1]
 def write_flowers(root: Path, labels: list[int], trn: list[int], val: list[int], tst: list[int]) -> Path:
     """Row vectors as in the archive: labels 1×N as doubles, the three splits as 16-bit numbers."""
     sets = {"trnid": trn, "valid": val, "tstid": tst}
-    scipy_io.savemat(root / "imagelabels.mat", {"labels": np.array([labels], dtype=np.float64)})
-    scipy_io.savemat(
-        root / "setid.mat", {name: np.array([ids], dtype=np.uint16) for name, ids in sets.items()}
-    )
+    savemat(root / "imagelabels.mat", {"labels": np.array([labels], dtype=np.float64)})
+    savemat(root / "setid.mat", {name: np.array([ids], dtype=np.uint16) for name, ids in sets.items()})
     (root / "jpg").mkdir()
     return root
 
@@ -74,9 +70,3 @@ def test_full_size_lists(tmp_path: Path) -> None:
     everything = list(range(1, 8190))
     write_flowers(tmp_path, labels, everything[:1020], everything[1020:2040], everything[2040:])
     assert [len(load_dataset(tmp_path, split=split)) for split in ("train", "test")] == [2040, 6149]
-
-
-def test_without_scipy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(DataError, match=r"scipy, which is not installed; pip install 'ggam\[datasets\]'"):
-        load_dataset(root, split="train")

@@ -96,7 +96,7 @@ def test_half_an_archive_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("image_class_labels.txt", (" 817", " 999"), "class 999 is not in classes.txt"),
+        ("image_class_labels.txt", (" 817", " 999"), "class 999 of picture .* is not in classes.txt"),
         ("image_class_labels.txt", (" 817", " titmouse"), "expected a number for picture"),
         ("train_test_split.txt", (" 0", ""), "line 1: expected a key and a value"),
         ("parts/part_locs.txt", (" 2 ", " 3 "), "part 3 is not in parts.txt"),

@@ -5,6 +5,7 @@ Only in such a set is it known for certain which part tells a class from the cla
 
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -151,60 +152,34 @@ def _write(root: Path, plan: _Plan, progress: Callable[[int, int], None]) -> Non
     for folder in folders:
         (root / "images" / folder).mkdir(parents=True)
         (root / "segmentations" / folder).mkdir(parents=True)
-    lists = _Lists()
+    lists: dict[str, list[str]] = defaultdict(list)
+    places: list[str] = []
     for done, (label, training, number) in enumerate(plan.pictures(), start=1):
         name = f"{folders[label]}/{folders[label][4:]}_{'train' if training else 'test'}_{number + 1:04d}"
         photo = plan.photo(members[label], label, training, number)
         photo.image.save(root / "images" / f"{name}.jpg", quality=_JPEG_QUALITY)
         photo.mask.save(root / "segmentations" / f"{name}.png")
-        lists.add(f"{name}.jpg", label, training, photo)
-        progress(done, plan.total)
-    lists.write(root)
-    _write_lines(root / "classes.txt", folders)
-    _write_lines(root / "parts" / "parts.txt", PARTS)
-    discriminative = [
-        " ".join(str(part) for part in _numbers(parts)) for parts in discriminative_parts(members)
-    ]
-    _write_lines(root / "parts" / "discriminative_parts.txt", discriminative)
-    options = ", ".join(f"{name}={value}" for name, value in vars(plan).items())
-    (root / "README.txt").write_text(_README.format(options=options), "utf-8")
-
-
-class _Lists:
-    """The lists with a line for each picture."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, list[str]] = {
-            "images.txt": [],
-            "image_class_labels.txt": [],
-            "train_test_split.txt": [],
-            "bounding_boxes.txt": [],
-        }
-        self._parts: list[str] = []
-
-    def add(self, name: str, label: int, training: bool, photo: Photo) -> None:
         left, top, right, bottom = photo.mask.getbbox() or (0, 0, 0, 0)
-        box = f"{left:.1f} {top:.1f} {right - left:.1f} {bottom - top:.1f}"
-        for lines, text in zip(
-            self._lines.values(), (name, str(label + 1), str(int(training)), box), strict=True
-        ):
-            lines.append(text)
-        number = len(self._lines["images.txt"])
+        lists["images.txt"].append(f"{name}.jpg")
+        lists["image_class_labels.txt"].append(str(label + 1))
+        lists["train_test_split.txt"].append(str(int(training)))
+        lists["bounding_boxes.txt"].append(f"{left:.1f} {top:.1f} {right - left:.1f} {bottom - top:.1f}")
         for part, place in enumerate(photo.parts.values(), start=1):
             at = "0.0 0.0 0" if place is None else f"{place.real:.1f} {place.imag:.1f} 1"
-            self._parts.append(f"{number} {part} {at}")
-
-    def write(self, root: Path) -> None:
-        for name, lines in self._lines.items():
-            _write_lines(root / name, lines)
-        (root / "parts").mkdir()
-        (root / "parts" / "part_locs.txt").write_text("\n".join(self._parts) + "\n", "utf-8")
-
-
-def _write_lines(path: Path, lines: list[str] | tuple[str, ...]) -> None:
-    """A list as CUB has it: each line after its number."""
-    text = "".join(f"{number} {line}\n" for number, line in enumerate(lines, start=1))
-    path.write_text(text, "utf-8")
+            places.append(f"{done} {part} {at}\n")
+        progress(done, plan.total)
+    lists["classes.txt"] = folders
+    lists["parts/parts.txt"] = list(PARTS)
+    lists["parts/discriminative_parts.txt"] = [
+        " ".join(map(str, _numbers(parts))) for parts in discriminative_parts(members)
+    ]
+    (root / "parts").mkdir()
+    for name, lines in lists.items():
+        numbered = (f"{number} {line}\n" for number, line in enumerate(lines, start=1))
+        (root / name).write_text("".join(numbered), "utf-8")
+    (root / "parts" / "part_locs.txt").write_text("".join(places), "utf-8")
+    options = ", ".join(f"{name}={value}" for name, value in vars(plan).items())
+    (root / "README.txt").write_text(_README.format(options=options), "utf-8")
 
 
 def _numbers(marked: list[str]) -> list[int]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from ggam.data.birds.anatomy import EYE, Bird, Points, View, disc, outline, ribbon, stroke
 from ggam.data.birds.species import Species
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]
 
 PIGMENTS: dict[str, Colour] = {
     "red": (214, 30, 38),
@@ -28,20 +28,17 @@ PIGMENTS: dict[str, Colour] = {
 
 def tone(colour: Colour, factor: float) -> Colour:
     """A colour made darker (below 1) or lighter (above 1)."""
-    red, green, blue = (min(255, round(channel * factor)) for channel in colour)
-    return red, green, blue
+    return tuple(min(255, round(channel * factor)) for channel in colour)
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
     """A colour between two: `share` of the other."""
-    red, green, blue = (round(a + share * (b - a)) for a, b in zip(one, other, strict=True))
-    return red, green, blue
+    return tuple(round(a + share * (b - a)) for a, b in zip(one, other, strict=True))
 
 
 def from_hsv(hue: float, saturation: float, value: float) -> Colour:
     """A colour by hue (1 is once round), saturation and value from 0 to 1."""
-    red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue % 1, saturation, value))
-    return red, green, blue
+    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
 @dataclass(frozen=True)

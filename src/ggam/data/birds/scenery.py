@@ -96,9 +96,8 @@ def _far(place: Scene, size: int, rng: np.random.Generator) -> Image.Image:
     foliage = np.exp(-(((height - max(place.horizon, 0.2)) / 0.35) ** 2))
     bands = np.where(height < place.horizon, above, below) * (1 - foliage) + middle * foliage
     bands = bands * rng.uniform(0.75, 1.2, (9, 9, 1)) + rng.normal(0, 8, (9, 9, 3))
-    image = Image.fromarray(bands.clip(0, 255).astype(np.uint8)).resize(
-        (size, size), Image.Resampling.BICUBIC
-    )
+    coarse = Image.fromarray(bands.clip(0, 255).astype(np.uint8))
+    image = coarse.resize((size, size), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(5, 14)):
         colour = tone(mix(place.middle, place.above, rng.uniform()), rng.uniform(0.7, 1.3))

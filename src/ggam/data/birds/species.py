@@ -18,18 +18,8 @@ MARKS: dict[str, dict[str, str]] = {
         "yellow": "Yellow crowned",
         "crest": "Black crested",
     },
-    "wing": {
-        "bars": "Bar winged",
-        "yellow": "Yellow winged",
-        "blue": "Blue winged",
-        "red": "Red winged",
-    },
-    "tail": {
-        "white": "White tailed",
-        "red": "Red tailed",
-        "yellow": "Yellow tailed",
-        "blue": "Blue tailed",
-    },
+    "wing": {"bars": "Bar winged", "yellow": "Yellow winged", "blue": "Blue winged", "red": "Red winged"},
+    "tail": {"white": "White tailed", "red": "Red tailed", "yellow": "Yellow tailed", "blue": "Blue tailed"},
     "throat": {
         "black": "Black throated",
         "yellow": "Yellow throated",
@@ -42,18 +32,8 @@ MARKS: dict[str, dict[str, str]] = {
         "spot": "Spot breasted",
         "streaks": "Streak breasted",
     },
-    "beak": {
-        "orange": "Orange billed",
-        "long": "Long billed",
-        "red": "Red billed",
-        "hook": "Hook billed",
-    },
-    "eye": {
-        "white": "White eyed",
-        "mask": "Black masked",
-        "yellow": "Yellow eyed",
-        "red": "Red eyed",
-    },
+    "beak": {"orange": "Orange billed", "long": "Long billed", "red": "Red billed", "hook": "Hook billed"},
+    "eye": {"white": "White eyed", "mask": "Black masked", "yellow": "Yellow eyed", "red": "Red eyed"},
     "nape": {
         "plain": "Plain naped",
         "white": "White naped",
@@ -70,26 +50,8 @@ MARKS: dict[str, dict[str, str]] = {
 """For each part, its marks and what a species is called by each."""
 MOST_SPECIES = 500
 _NOUNS = (
-    "Tarrin",
-    "Pellick",
-    "Mirrow",
-    "Quillet",
-    "Bruntle",
-    "Sollick",
-    "Wennet",
-    "Dapplin",
-    "Farrick",
-    "Oskerel",
-    "Nimmet",
-    "Corvick",
-    "Jillow",
-    "Tessark",
-    "Harrowet",
-    "Vintle",
-    "Ellerick",
-    "Gannow",
-    "Puddrel",
-    "Lorrin",
+    "Tarrin Pellick Mirrow Quillet Bruntle Sollick Wennet Dapplin Farrick Oskerel "
+    "Nimmet Corvick Jillow Tessark Harrowet Vintle Ellerick Gannow Puddrel Lorrin"
 )
 
 
@@ -111,7 +73,7 @@ def species(count: int) -> list[Species]:
     """
     if not 1 <= count <= MOST_SPECIES:
         raise ValueError(f"{count} species: expected 1 to {MOST_SPECIES}")
-    codes = _path(count)
+    codes, nouns = _path(count), _NOUNS.split()
     epithets = [word for marks in MARKS.values() for word in marks.values()]
     namesakes = dict.fromkeys(epithets, 0)
     found = []
@@ -120,7 +82,7 @@ def species(count: int) -> list[Species]:
         differing = next(i for i in range(len(code)) if before is None or code[i] != before[i])
         part = list(MARKS)[differing]
         epithet = MARKS[part][marks[part]]
-        noun = _NOUNS[(namesakes[epithet] + 7 * epithets.index(epithet)) % len(_NOUNS)]
+        noun = nouns[(namesakes[epithet] + 7 * epithets.index(epithet)) % len(nouns)]
         namesakes[epithet] += 1
         found.append(Species(f"{epithet} {noun}", marks))
     return found

@@ -1,6 +1,7 @@
 """The dataset doctor: what is wrong with a data set, found before time is spent on it."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +19,9 @@ from ggam.data.doctor.symptoms import (
     class_findings,
     copy_findings,
     file_findings,
-    pictures_of,
     size_findings,
 )
-from ggam.data.layouts.registry import SPLITS, NotADataset, detect_layout, find_layout, load_dataset
+from ggam.data.layouts.registry import SPLITS, NotADataset, find_layout, load_dataset
 from ggam.data.records import DataError, FineGrainedDataset
 
 _ORDER: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -75,15 +75,12 @@ def check_dataset(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    if layout is not None:
+    try:
         layout = find_layout(path, layout).name
-    else:
-        try:
-            layout = detect_layout(path)
-        except NotADataset:
+    except DataError as error:
+        if layout is not None or isinstance(error, NotADataset):
             raise
-        except DataError as error:
-            return CheckReport(path, None, 0, {}, (Finding("error", "layout", str(error)),))
+        return CheckReport(path, None, 0, {}, (Finding("error", "layout", str(error)),))
     splits: dict[str, FineGrainedDataset] = {}
     findings: list[Finding] = []
     for split in SPLITS:
@@ -100,15 +97,14 @@ def check_dataset(
 
 
 def _examine(
-    splits: dict[str, FineGrainedDataset],
-    workers: int | None,
-    on_progress: Callable[[int, int], None] | None,
+    splits: dict[str, FineGrainedDataset], workers: int | None, on_progress: Callable[[int, int], None] | None
 ) -> Iterator[Finding]:
-    paths = [sample.path for part in splits.values() for sample in part.samples]
-    inspections = iter(inspect_all(paths, workers=workers, on_progress=on_progress))
-    pictures: list[Picture] = []
-    for part in splits.values():
-        pictures += pictures_of(part, (next(inspections) for _ in range(len(part))))
+    samples = [(part, sample) for part in splits.values() for sample in part.samples]
+    found = inspect_all([sample.path for _, sample in samples], workers=workers, on_progress=on_progress)
+    pictures = [
+        Picture(part.split, sample, inspection, os.path.relpath(sample.path, part.root))
+        for (part, sample), inspection in zip(samples, found, strict=True)
+    ]
     yield from size_findings(splits)
     yield from class_findings(splits)
     yield from file_findings(pictures)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ggam.data.doctor.duplicates import SIDE
-from ggam.data.transforms import as_rgb, upright
+from ggam.data.transforms import ORIENTATION, as_rgb, upright
 
 LARGE = 50_000_000
 """Pixels above which a picture counts as very large."""
@@ -43,10 +43,9 @@ def inspect(path: Path) -> Inspection:
     """Read one picture to its end, a JPEG at the smallest scale that libjpeg offers."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        return Inspection("missing", _words(error))
     except OSError as error:
-        return Inspection("unreadable", _words(error))
+        fault = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        return Inspection(fault, _words(error))
     if not content:
         return Inspection("zero-byte", "the file is empty")
     try:
@@ -102,7 +101,7 @@ def _traits(image: Image.Image) -> frozenset[str]:
         "transparent": image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info,
         # Cameras put a preview into their JPEGs, which Pillow counts as a further frame (MPO).
         "animated": image.format != "MPO" and getattr(image, "n_frames", 1) > 1,
-        "rotated": image.getexif().get(0x0112, 1) in range(2, 9),
+        "rotated": image.getexif().get(ORIENTATION, 1) in range(2, 9),
         "large": width * height > LARGE,
         "small": min(width, height) < SMALL,
     }

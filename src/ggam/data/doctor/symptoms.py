@@ -4,14 +4,14 @@ An error would corrupt a result. A warning may, or makes numbers incomparable wi
 dealt with by the way pictures are read.
 """
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ggam.data.doctor.duplicates import near_copies
 from ggam.data.doctor.inspection import LARGE, SMALL, Inspection
@@ -65,22 +65,13 @@ class Picture(NamedTuple):
     """Its path relative to the data set."""
 
 
-def pictures_of(dataset: FineGrainedDataset, inspections: Iterable[Inspection]) -> list[Picture]:
-    """The samples of a split with the inspections of their files."""
-    return [
-        Picture(dataset.split, sample, inspection, _relative(sample.path, dataset.root))
-        for sample, inspection in zip(dataset.samples, inspections, strict=True)
-    ]
-
-
 def size_findings(splits: Mapping[str, FineGrainedDataset]) -> Iterator[Finding]:
     """Splits of another size than published, and what is known of a published set."""
     dataset = next(iter(splits.values()))
     published = published_as(dataset.layout, dataset.class_names)
     if published is None:
         return
-    expected = {"train": published.train, "test": published.test}
-    counts = [(split, len(part), expected[split]) for split, part in splits.items()]
+    counts = [(split, len(part), getattr(published, split)) for split, part in splits.items()]
     counts.append(("the list of classes", len(dataset.class_names), published.classes))
     for what, found, wanted in counts:
         if found != wanted:
@@ -105,29 +96,24 @@ def class_findings(splits: Mapping[str, FineGrainedDataset]) -> Iterator[Finding
             yield Finding("error" if split == "train" else "warning", f"class-without-{split}", message)
         (most, high), (least, low) = counts.most_common()[0], counts.most_common()[-1]
         if split == "train" and high > IMBALANCE * low:
-            message = (
-                f"{names[most]} has {high:,} training pictures, {names[least]} {low:,}: accuracy per class "
-            )
-            yield Finding("warning", "imbalance", message + "(macro) says more than the total here")
+            message = f"{names[most]} has {high:,} training pictures, {names[least]} {low:,}: "
+            message += "accuracy per class (macro) says more than the total here"
+            yield Finding("warning", "imbalance", message)
 
 
 def file_findings(pictures: Sequence[Picture]) -> Iterator[Finding]:
     """Files that cannot be read, and unusual ones."""
     for fault, words in _FAULTS.items():
-        found = [p for p in pictures if p.inspection.fault == fault]
-        if found:
-            reason = f" ({found[0].inspection.reason})" if fault in ("truncated", "unreadable") else ""
-            yield Finding("error", fault, f"{_number(found, 'file')} {words}{reason}", _names(found))
+        found = [[p] for p in pictures if p.inspection.fault == fault]
+        if found and fault in ("truncated", "unreadable"):
+            words += f" ({found[0][0].inspection.reason})"
+        yield from _about(found, "error", fault, "file", words)
     for trait, (severity, words) in _TRAITS.items():
-        found = [p for p in pictures if trait in p.inspection.traits]
-        if found:
-            yield Finding(severity, trait, f"{_number(found, 'picture')} {words}", _names(found))
-    turned = [p for p in pictures if "rotated" in p.inspection.traits and (p.sample.box or p.sample.parts)]
-    if turned:
-        message = (
-            f"{_number(turned, 'picture')} turned by EXIF with boxes or parts: check which way up these are"
-        )
-        yield Finding("warning", "rotated-annotation", message, _names(turned))
+        found = [[p] for p in pictures if trait in p.inspection.traits]
+        yield from _about(found, severity, trait, "picture", words)
+    turned = [[p] for p in pictures if "rotated" in p.inspection.traits and (p.sample.box or p.sample.parts)]
+    words = "turned by EXIF with boxes or parts: check which way up these are"
+    yield from _about(turned, "warning", "rotated-annotation", "picture", words)
 
 
 def annotation_findings(pictures: Sequence[Picture]) -> Iterator[Finding]:
@@ -141,21 +127,15 @@ def annotation_findings(pictures: Sequence[Picture]) -> Iterator[Finding]:
             right, bottom = box.x + box.width, box.y + box.height
             covered = min(right, width) - max(box.x, 0), min(bottom, height) - max(box.y, 0)
             if min(covered) <= 0:
-                outside.append(picture)
+                outside.append([picture])
             elif max(-box.x, -box.y, right - width, bottom - height) > _OVERHANG:
-                overhanging.append(picture)
+                overhanging.append([picture])
         visible = [part for part in picture.sample.parts if part is not None]
         if any(not (0 <= x <= width and 0 <= y <= height) for x, y in visible):
-            parts.append(picture)
-    if outside:
-        message = f"{_number(outside, 'box')} without a pixel of the picture inside"
-        yield Finding("error", "box-outside", message, _names(outside))
-    if overhanging:
-        message = f"{_number(overhanging, 'box')} reaching over the edge of the picture"
-        yield Finding("warning", "box-overhang", message, _names(overhanging))
-    if parts:
-        message = f"{_number(parts, 'picture')} with a visible part outside"
-        yield Finding("warning", "part-outside", message, _names(parts))
+            parts.append([picture])
+    yield from _about(outside, "error", "box-outside", "box", "without a pixel of the picture inside")
+    yield from _about(overhanging, "warning", "box-overhang", "box", "reaching over the edge of the picture")
+    yield from _about(parts, "warning", "part-outside", "picture", "with a visible part outside")
 
 
 def copy_findings(pictures: Sequence[Picture]) -> Iterator[Finding]:
@@ -165,59 +145,50 @@ def copy_findings(pictures: Sequence[Picture]) -> Iterator[Finding]:
         if picture.inspection.thumbnail is not None:
             by_digest[picture.inspection.digest].append(picture)
     equal = list(by_digest.values())
-    yield from _groups_findings([group for group in equal if len(group) > 1], "duplicate", "byte for byte")
+    yield from _copies([group for group in equal if len(group) > 1], "duplicate", "byte for byte")
     if len(equal) < 2:
         return
     firsts = [group[0].inspection.thumbnail for group in equal]
-    alike = _connected(near_copies(np.stack([t for t in firsts if t is not None])))
-    groups = [[picture for index in indices for picture in equal[index]] for indices in alike]
-    yield from _groups_findings(groups, "near-duplicate", "re-encoded, resized or mirrored")
+    pairs = near_copies(np.stack([t for t in firsts if t is not None]))
+    links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(equal), len(equal)))
+    alike: dict[int, list[list[Picture]]] = defaultdict(list)
+    for number, group in zip(connected_components(links)[1].tolist(), equal, strict=True):
+        alike[number].append(group)
+    near = [
+        [picture for group in groups for picture in group] for groups in alike.values() if len(groups) > 1
+    ]
+    yield from _copies(near, "near-duplicate", "re-encoded, resized or mirrored")
 
 
-def _groups_findings(groups: list[list[Picture]], code: str, how: str) -> Iterator[Finding]:
+def _copies(groups: list[list[Picture]], code: str, how: str) -> Iterator[Finding]:
     across = [group for group in groups if len({p.split for p in group}) > 1]
-    if across:
-        tests = [picture for group in across for picture in group if picture.split == "test"]
-        message = f"{_number(tests, 'test picture')} repeated in train, {how}"
-        yield Finding("error", f"{code}-across", message, _grouped(across))
-    if within := [group for group in groups if len({p.split for p in group}) == 1]:
-        message = f"{_number(within, 'picture')} repeated within a split, {how}"
-        yield Finding("warning", code, message, _grouped(within))
-    if torn := [group for group in groups if len({p.sample.label for p in group}) > 1]:
-        message = f"{_number(torn, 'picture')} repeated under another class, {how}"
-        yield Finding("error", f"{code}-label", message, _grouped(torn))
+    tests = [picture for group in across for picture in group if picture.split == "test"]
+    repeated = f"repeated in train, {how}"
+    yield from _about(across, "error", f"{code}-across", "test picture", repeated, counted=tests)
+    within = [group for group in groups if len({p.split for p in group}) == 1]
+    yield from _about(within, "warning", code, "picture", f"repeated within a split, {how}")
+    torn = [group for group in groups if len({p.sample.label for p in group}) > 1]
+    yield from _about(torn, "error", f"{code}-label", "picture", f"repeated under another class, {how}")
 
 
-def _connected(pairs: np.ndarray) -> list[list[int]]:
-    """The groups that pairs of indices connect, each in ascending order."""
-    root: dict[int, int] = {}
+def _about(
+    groups: Sequence[Sequence[Picture]],
+    severity: Severity,
+    code: str,
+    noun: str,
+    words: str,
+    *,
+    counted: Sequence[Picture] | None = None,
+) -> Iterator[Finding]:
+    """A finding on groups of copies, or of one picture each, unless there are none: so many `noun`, `words`.
 
-    def find(index: int) -> int:
-        while root.setdefault(index, index) != index:
-            index = root[index] = root[root[index]]
-        return index
-
-    for left, right in pairs.tolist():
-        low, high = sorted((find(left), find(right)))
-        root[high] = low
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index in sorted(root):
-        groups[find(index)].append(index)
-    return list(groups.values())
-
-
-def _names(pictures: Iterable[Picture]) -> tuple[tuple[str, ...], ...]:
-    return tuple((picture.name,) for picture in pictures)
-
-
-def _grouped(groups: Iterable[Iterable[Picture]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(picture.name for picture in group) for group in groups)
+    `counted` are those that the noun stands for, where these are not the groups.
+    """
+    if groups:
+        files = tuple(tuple(picture.name for picture in group) for group in groups)
+        yield Finding(severity, code, f"{_number(counted or groups, noun)} {words}", files)
 
 
 def _number(items: Sequence[object], noun: str) -> str:
     plural = "" if len(items) == 1 else "es" if noun.endswith(("s", "x")) else "s"
     return f"{len(items):,} {noun}{plural}"
-
-
-def _relative(path: Path, root: Path) -> str:
-    return os.path.relpath(path, root)

@@ -10,8 +10,8 @@ The archive also splits trainval into 3334 train and 3333 val; what the field tr
 
 from pathlib import Path
 
-from ggam.data.layouts.lists import read_lines, read_numbers, read_pairs, refuse
-from ggam.data.records import Box, DataError, FineGrainedDataset, Sample
+from ggam.data.layouts.lists import absent, corner_box, read_lines, read_numbers, read_pairs, refuse
+from ggam.data.records import DataError, FineGrainedDataset, Sample
 
 BANNER = 20
 """Rows at the bottom of each picture that hold its copyright line."""
@@ -23,58 +23,41 @@ def missing_files(root: Path) -> tuple[str, ...] | None:
     """What a folder lacks to be of this layout; None if nothing in it speaks for it."""
     folder = _folder(root)
     telling = ("variants.txt", "images_variant_trainval.txt", "images_variant_test.txt")
-    if not any((folder / name).exists() for name in telling):
+    if len(absent(folder, telling)) == len(telling):
         return None
-    missing = [name for name in (*telling, "images") if not (folder / name).exists()]
-    return tuple(str((folder / name).relative_to(root)) for name in missing)
+    return tuple(str((folder / name).relative_to(root)) for name in absent(folder, (*telling, "images")))
 
 
-def only_by_name(root: Path) -> None:
-    """The coarser levels lie in the same files, so that they are chosen, never recognised."""
-    del root
-
-
-def read(root: Path, split: str, *, seed: int = 0, level: str = "variant") -> FineGrainedDataset:
+def read(root: Path, split: str, *, level: str = "variant") -> FineGrainedDataset:
     """Read one split.
 
     Args:
         root: the folder that holds `data/`, or `data/` itself.
         split: `train`, which is the archive's trainval, or `test`.
-        seed: not used: the layout comes with its split.
         level: what the classes are, a key of `CLASS_LISTS`.
 
     Raises:
         DataError: if a list is missing, has a line of another form, or speaks of a class or picture
             that is not in the others.
     """
-    del seed
     folder = _folder(root)
     if not (folder / "images").is_dir():
         raise DataError(f"{folder / 'images'}: no such folder; unpack all of the data set")
-    classes = [name for _, name in read_lines(folder / CLASS_LISTS[level])]
+    classes = tuple(name for _, name in read_lines(folder / CLASS_LISTS[level]))
     label_of = {name: label for label, name in enumerate(classes)}
     list_file = folder / f"images_{level}_{'trainval' if split == 'train' else 'test'}.txt"
-    boxes = _boxes(folder / "images_box.txt")
+    box_file = folder / "images_box.txt"
+    corners = dict(read_numbers(box_file, 4)) if box_file.exists() else {}
     samples = []
     for picture, name in read_pairs(list_file).items():
         if name not in label_of:
             refuse(list_file, f"class {name!r} of picture {picture} is not in {CLASS_LISTS[level]}")
         path = folder / "images" / f"{picture}.jpg"
-        samples.append(Sample(path, label_of[name], box=boxes.get(picture), banner=BANNER))
+        box = corner_box(*corners[picture]) if picture in corners else None
+        samples.append(Sample(path, label_of[name], box=box, banner=BANNER))
     layout = "aircraft" if level == "variant" else f"aircraft-{level}"
     return FineGrainedDataset(samples, classes, root=root, layout=layout, split=split)
 
 
 def _folder(root: Path) -> Path:
     return root / "data" if (root / "data").is_dir() else root
-
-
-def _boxes(path: Path) -> dict[str, Box]:
-    """The boxes by picture; none where the list was left out."""
-    if not path.exists():
-        return {}
-    # Both corners are pixels of the box, the first pixel of a picture being (1, 1).
-    return {
-        picture: Box(left - 1, top - 1, right - left + 1, bottom - top + 1)
-        for picture, (left, top, right, bottom) in read_numbers(path, 4)
-    }

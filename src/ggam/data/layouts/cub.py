@@ -12,10 +12,9 @@ segmentations/           masks as PNG, under the names of the pictures
 parts/discriminative_parts.txt   1 5 9              (class, its parts; generated data only)
 """
 
-import os
 from pathlib import Path
 
-from ggam.data.layouts.lists import read_boxes, read_column, read_pairs, read_parts, refuse
+from ggam.data.layouts.lists import absent, read_boxes, read_column, read_pairs, read_parts, refuse
 from ggam.data.records import DataError, FineGrainedDataset, Sample, readable_names
 
 REQUIRED = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images")
@@ -23,67 +22,80 @@ REQUIRED = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "cla
 
 def missing_files(root: Path) -> tuple[str, ...] | None:
     """What a folder lacks to be of this layout; None if nothing in it speaks for it."""
-    missing = _absent(root)
+    missing = absent(root, REQUIRED)
     # A classes.txt may lie beside anyone's class folders, and a hierarchy.txt makes it NABirds.
     telling = set(REQUIRED) - {"images", "classes.txt"} - set(missing)
     return missing if telling and not (root / "hierarchy.txt").exists() else None
 
 
-def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
+def read(root: Path, split: str) -> FineGrainedDataset:
     """Read one split.
 
     Args:
         root: the folder that holds images.txt.
         split: `train` or `test`.
-        seed: not used: the layout comes with its split.
 
     Raises:
         DataError: if a list is missing, has a line of another form, or speaks of a picture, class or
             part that is not in the others.
     """
-    del seed
-    if missing := _absent(root):
+    if missing := absent(root, REQUIRED):
         raise DataError(f"{root}: {', '.join(missing)} is missing; a CUB folder has {', '.join(REQUIRED)}")
     classes, paths = read_pairs(root / "classes.txt"), read_pairs(root / "images.txt")
+    class_of = read_column(root / "image_class_labels.txt", paths)
+    return read_birds(root, split, "cub", paths, classes, class_of)
+
+
+def read_birds(
+    root: Path,
+    split: str,
+    layout: str,
+    paths: dict[str, str],
+    classes: dict[str, str],
+    class_of: dict[str, str],
+) -> FineGrainedDataset:
+    """Read one split of a data set that has CUB's lists.
+
+    Args:
+        root: the folder that holds images.txt.
+        split: `train` or `test`.
+        layout: the name of the layout.
+        paths: picture → its file below images/.
+        classes: class → its name, in the order of the labels.
+        class_of: picture → its class.
+
+    Raises:
+        DataError: as `read`.
+    """
     label_of = {identity: label for label, identity in enumerate(classes)}
-    labels = _labels(root, paths, label_of)
+    for picture in paths:
+        if class_of[picture] not in label_of:
+            path = root / "image_class_labels.txt"
+            refuse(path, f"class {class_of[picture]} of picture {picture} is not in classes.txt")
     boxes = read_boxes(root / "bounding_boxes.txt", paths)
     part_names, parts = read_parts(root / "parts", paths)
-    masks = _masks(root / "segmentations")
+    masks = set((root / "segmentations").glob("*/*"))
     samples = []
     for identity in _chosen(root, paths, split):
-        mask = str(Path(paths[identity]).with_suffix(".png"))
+        mask = root / "segmentations" / Path(paths[identity]).with_suffix(".png")
         samples.append(
             Sample(
                 path=root / "images" / paths[identity],
-                label=labels[identity],
+                label=label_of[class_of[identity]],
                 box=boxes.get(identity),
                 parts=parts.get(identity, ()),
-                mask=root / "segmentations" / mask if mask in masks else None,
+                mask=mask if mask in masks else None,
             )
         )
     return FineGrainedDataset(
         samples,
-        readable_names(list(classes.values())),
+        readable_names(tuple(classes.values())),
         root=root,
-        layout="cub",
+        layout=layout,
         split=split,
-        part_names=list(part_names.values()),
+        part_names=tuple(part_names.values()),
         discriminative=_discriminative(root, label_of, part_names),
     )
-
-
-def _absent(root: Path) -> tuple[str, ...]:
-    return tuple(name for name in REQUIRED if not (root / name).exists())
-
-
-def _labels(root: Path, paths: dict[str, str], label_of: dict[str, int]) -> dict[str, int]:
-    path = root / "image_class_labels.txt"
-    class_of = read_column(path, paths)
-    for identity in paths:
-        if class_of[identity] not in label_of:
-            refuse(path, f"class {class_of[identity]} of picture {identity} is not in classes.txt")
-    return {identity: label_of[class_of[identity]] for identity in paths}
 
 
 def _chosen(root: Path, paths: dict[str, str], split: str) -> list[str]:
@@ -97,14 +109,6 @@ def _chosen(root: Path, paths: dict[str, str], split: str) -> list[str]:
     if not chosen:
         refuse(path, f"no picture belongs to the {split} split")
     return chosen
-
-
-def _masks(folder: Path) -> set[str]:
-    """The masks there are, as `class folder/file name`."""
-    if not folder.is_dir():
-        return set()
-    classes = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    return {f"{name}/{file}" for name in classes for file in os.listdir(folder / name)}
 
 
 def _discriminative(

@@ -9,7 +9,7 @@ Annotation/n02085620-Chihuahua/n02085620_7       their boxes as XML (may be left
 import re
 from pathlib import Path
 
-from ggam.data.layouts.lists import read_mat, refuse
+from ggam.data.layouts.lists import beside_or_in, corner_box, read_mat, refuse
 from ggam.data.records import Box, FineGrainedDataset, Sample, readable_names
 
 _LISTS = ("train_list.mat", "test_list.mat")
@@ -20,7 +20,7 @@ _BOX = re.compile(
 
 def missing_files(root: Path) -> tuple[str, ...] | None:
     """What a folder lacks to be of this layout; None if nothing in it speaks for it."""
-    missing = tuple(name for name in _LISTS if not _list_file(root, name).exists())
+    missing = tuple(name for name in _LISTS if not beside_or_in(root, "lists", name).exists())
     if len(missing) == len(_LISTS) and not (root / "Images").is_dir():
         return None
     if len(missing) == len(_LISTS) and not (root / "Annotation").is_dir():
@@ -28,21 +28,18 @@ def missing_files(root: Path) -> tuple[str, ...] | None:
     return missing if (root / "Images").is_dir() else (*missing, "Images")
 
 
-def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
+def read(root: Path, split: str) -> FineGrainedDataset:
     """Read one split. Where a picture shows several dogs, its box is that of the largest.
 
     Args:
         root: the folder that holds `Images/`.
         split: `train` or `test`.
-        seed: not used: the layout comes with its split.
 
     Raises:
-        DataError: if a list or an annotation is missing or damaged, a class is not in the training
-            list, or scipy is not installed.
+        DataError: if a list or an annotation is missing or damaged, or a class is not in the training list.
     """
-    del seed
-    train_list = _list_file(root, "train_list.mat")
-    path = train_list if split == "train" else _list_file(root, "test_list.mat")
+    train_list = beside_or_in(root, "lists", "train_list.mat")
+    path = train_list if split == "train" else beside_or_in(root, "lists", "test_list.mat")
     files, annotations, numbers = read_mat(path, "file_list", "annotation_list", "labels")
     train_files, train_numbers = read_mat(train_list, "file_list", "labels")
     folder_of = {
@@ -60,21 +57,14 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
     return FineGrainedDataset(samples, readable_names(breeds), root=root, layout="dogs", split=split)
 
 
-def _list_file(root: Path, name: str) -> Path:
-    beside = root / name
-    return beside if beside.exists() else root / "lists" / name
-
-
 def _box(path: Path) -> Box:
-    """The largest box of an annotation; its corners are pixels of the box, counted from 1."""
+    """The largest box of an annotation, of which some begin at 0 though pixels are counted from 1."""
     try:
         text = path.read_text("utf-8", errors="replace")
     except OSError as error:
         refuse(path, f"cannot be read ({error}); unpack all of annotation.tar")
-    boxes = [
-        Box(max(left - 1, 0), max(top - 1, 0), right - left + 1, bottom - top + 1)
-        for left, top, right, bottom in (map(int, found) for found in _BOX.findall(text))
-    ]
+    boxes = [corner_box(*map(int, corners)) for corners in _BOX.findall(text)]
     if not boxes:
         refuse(path, "holds no bounding box")
-    return max(boxes, key=lambda box: box.width * box.height)
+    box = max(boxes, key=lambda box: box.width * box.height)
+    return box._replace(x=max(box.x, 0), y=max(box.y, 0))

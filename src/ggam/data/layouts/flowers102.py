@@ -7,7 +7,7 @@ setid.mat             trnid, valid, tstid: the numbers of the pictures of each s
 
 from pathlib import Path
 
-from ggam.data.layouts.lists import read_mat, refuse
+from ggam.data.layouts.lists import absent, read_mat, refuse
 from ggam.data.records import FineGrainedDataset, Sample
 
 _REQUIRED = ("imagelabels.mat", "setid.mat", "jpg")
@@ -33,23 +33,21 @@ CLASS_NAMES = tuple(_NAMES.split("|"))
 
 def missing_files(root: Path) -> tuple[str, ...] | None:
     """What a folder lacks to be of this layout; None if nothing in it speaks for it."""
-    missing = tuple(name for name in _REQUIRED if not (root / name).exists())
+    missing = absent(root, _REQUIRED)
     return missing if {"imagelabels.mat", "setid.mat"} - set(missing) else None
 
 
-def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
+def read(root: Path, split: str) -> FineGrainedDataset:
     """Read one split.
 
     Args:
         root: the folder that holds `jpg/`.
         split: `train`, which is the archive's trnid and valid, 2040 pictures, as fine-tuning papers
             take them; or `test`, its tstid, 6149.
-        seed: not used: the layout comes with its split.
 
     Raises:
-        DataError: if a list is missing or damaged, or scipy is not installed.
+        DataError: if a list is missing or damaged.
     """
-    del seed
     (labels,) = read_mat(root / "imagelabels.mat", "labels")
     sets = read_mat(root / "setid.mat", *(("trnid", "valid") if split == "train" else ("tstid",)))
     samples = []

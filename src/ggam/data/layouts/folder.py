@@ -35,12 +35,19 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
         DataError: if there are fewer than two classes, one of them has no pictures, or train and
             test have different ones.
     """
-    if not _is_split(root / "train"):
+    if _is_split(root / "train"):
+        folder, classes = _given_split(root, split)
+        samples = _samples(folder, classes)
+    else:
         classes = _classes(root)
         samples = _samples(root, classes)
         parts = stratified_split([sample.label for sample in samples], TEST_SHARE, seed)
         samples = [samples[i] for i in parts[split == "test"]]
-        return _dataset(root, samples, classes, split)
+    return FineGrainedDataset(samples, readable_names(classes), root=root, layout="folder", split=split)
+
+
+def _given_split(root: Path, split: str) -> tuple[Path, list[str]]:
+    """The folder of a split, and the classes, which both splits must have."""
     test = _test_folder(root)
     if test is None:
         raise DataError(f"{root}: has train/ but no test/ (or val/, valid/); expected class folders in it")
@@ -48,12 +55,7 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
     for name in sorted(set(classes) ^ set(test_classes)):
         there, lacking = (root / "train", test) if name in classes else (test, root / "train")
         raise DataError(f"{there / name}: a class that {lacking} does not have; both need the same classes")
-    folder = root / "train" if split == "train" else test
-    return _dataset(root, _samples(folder, classes), classes, split)
-
-
-def _dataset(root: Path, samples: list[Sample], classes: list[str], split: str) -> FineGrainedDataset:
-    return FineGrainedDataset(samples, readable_names(classes), root=root, layout="folder", split=split)
+    return (test if split == "test" else root / "train"), classes
 
 
 def _is_split(folder: Path) -> bool:

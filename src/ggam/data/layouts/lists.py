@@ -1,10 +1,11 @@
 """The lists that data sets come with: text files of one line per picture, and MATLAB files."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from scipy.io import loadmat
 
 from ggam.data.records import Box, DataError
 
@@ -12,6 +13,16 @@ from ggam.data.records import Box, DataError
 def refuse(path: Path, reason: str, line: int | None = None) -> NoReturn:
     """Raise a `DataError` that names the file and, where there is one, the line."""
     raise DataError(f"{path}{'' if line is None else f', line {line}'}: {reason}")
+
+
+def absent(root: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the files and folders that `root` does not have."""
+    return tuple(name for name in names if not (root / name).exists())
+
+
+def beside_or_in(root: Path, folder: str, name: str) -> Path:
+    """A file right in `root` if it is there, else in a folder of it."""
+    return root / name if (root / name).exists() else root / folder / name
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -111,14 +122,8 @@ def read_mat(path: Path, *names: str) -> list[Any]:
     """Variables of a MATLAB file, each as an array of at least one dimension.
 
     Raises:
-        DataError: if scipy is not installed, or the file is missing, damaged, or lacks one of them.
+        DataError: if the file is missing, damaged, or lacks one of them.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise DataError(
-            f"{path}: MATLAB files are read by scipy, which is not installed; pip install 'ggam[datasets]'"
-        ) from error
     if not path.exists():
         refuse(path, "no such file; unpack all of the data set")
     try:
@@ -129,6 +134,11 @@ def read_mat(path: Path, *names: str) -> list[Any]:
         if name not in variables:
             refuse(path, f"has no variable {name!r}")
     return [np.atleast_1d(variables[name]) for name in names]
+
+
+def corner_box(left: float, top: float, right: float, bottom: float) -> Box:
+    """A box given by two of its own pixels, in opposite corners; the first pixel of a picture is (1, 1)."""
+    return Box(left - 1, top - 1, right - left + 1, bottom - top + 1)
 
 
 def field(path: Path, records: Any, name: str) -> list[Any]:

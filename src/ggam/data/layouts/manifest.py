@@ -28,13 +28,12 @@ def missing_files(root: Path) -> tuple[str, ...] | None:
     return () if root.is_file() and root.suffix.lower() in SUFFIXES else None
 
 
-def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
+def read(root: Path, split: str) -> FineGrainedDataset:
     """Read one split.
 
     Args:
         root: the manifest, a file.
         split: `train` or `test`.
-        seed: not used: the manifest gives the split.
 
     Returns:
         The samples of the split. The classes are those of all rows, in the order of their names, or
@@ -44,23 +43,22 @@ def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
         DataError: if a column is missing, or a value is not as it should be; the message names the
             file and the row, counted from 1 without the header.
     """
-    del seed
-    rows = [(number, row) for number, row in enumerate(_rows(root), start=1)]
+    rows = list(_rows(root, REQUIRED))
     for number, row in rows:
-        _check(root, number, row)
-    names = {str(row["label"]).strip() for _, row in rows if row["split"] != "val"}
+        if row["split"] not in _SPLITS:
+            refuse(root, f"row {number}: split {row['split']!r}; expected one of {', '.join(_SPLITS)}")
+        row["label"] = str(row["label"]).strip()
+    names = {row["label"] for _, row in rows if row["split"] != "val"}
     classes = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [
-        Sample(
-            root.parent / str(row["path"]), label_of[str(row["label"]).strip()], box=_box(root, number, row)
-        )
+        Sample(root.parent / str(row["path"]), label_of[row["label"]], box=_box(root, number, row))
         for number, row in rows
         if row["split"] == split
     ]
     if not samples:
         refuse(root, f"no row belongs to the {split} split")
-    return FineGrainedDataset(samples, classes, root=root.parent, layout="manifest", split=split)
+    return FineGrainedDataset(samples, tuple(classes), root=root.parent, layout="manifest", split=split)
 
 
 def picture_paths(root: Path) -> Iterator[Path]:
@@ -69,16 +67,19 @@ def picture_paths(root: Path) -> Iterator[Path]:
     Raises:
         DataError: if the manifest cannot be read, or a path is empty.
     """
-    for number, row in enumerate(_rows(root, required=("path",)), start=1):
-        if row["path"] is None or not str(row["path"]).strip():
-            refuse(root, f"row {number}: path is empty")
+    for _, row in _rows(root, ("path",)):
         yield root.parent / str(row["path"])
 
 
-def _rows(path: Path, required: tuple[str, ...] = REQUIRED) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows, each with its number from 1; none of the required columns is empty."""
     rows = (_parquet_rows if path.suffix.lower() == ".parquet" else _csv_rows)(path, required)
     try:
-        yield from rows
+        for number, row in enumerate(rows, start=1):
+            for name in required:
+                if row[name] is None or not str(row[name]).strip():
+                    refuse(path, f"row {number}: {name} is empty")
+            yield number, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a manifest ({error})") from error
 
@@ -114,14 +115,6 @@ def _check_columns(path: Path, found: list[str], required: tuple[str, ...]) -> N
     boxed = [name for name in _BOX if name in found]
     if boxed and len(boxed) < len(_BOX):
         refuse(path, f"only {', '.join(boxed)} of the box; expected all of {', '.join(_BOX)}, or none")
-
-
-def _check(path: Path, number: int, row: dict[str, Any]) -> None:
-    for name in REQUIRED:
-        if row[name] is None or not str(row[name]).strip():
-            refuse(path, f"row {number}: {name} is empty")
-    if row["split"] not in _SPLITS:
-        refuse(path, f"row {number}: split {row['split']!r}; expected one of {', '.join(_SPLITS)}")
 
 
 def _box(path: Path, number: int, row: dict[str, Any]) -> Box | None:

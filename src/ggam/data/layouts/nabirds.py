@@ -11,79 +11,40 @@ parts/parts.txt          0 bill
 parts/part_locs.txt      0000139e-21dc-4d0c-bfe1-4cae3c85c829 0 106 122 1     (part, x, y, visible)
 """
 
-from collections.abc import Collection
 from pathlib import Path
 
-from ggam.data.layouts.lists import read_boxes, read_column, read_pairs, read_parts, refuse
-from ggam.data.records import FineGrainedDataset, Sample, readable_names
+from ggam.data.layouts import cub
+from ggam.data.layouts.lists import absent, read_column, read_pairs, refuse
+from ggam.data.records import FineGrainedDataset
 
-_REQUIRED = (
-    "hierarchy.txt",
-    "classes.txt",
-    "images.txt",
-    "image_class_labels.txt",
-    "train_test_split.txt",
-    "images",
-)
+_REQUIRED = ("hierarchy.txt", *cub.REQUIRED)
 
 
 def missing_files(root: Path) -> tuple[str, ...] | None:
     """What a folder lacks to be of this layout; None if nothing in it speaks for it."""
-    missing = tuple(name for name in _REQUIRED if not (root / name).exists())
+    missing = absent(root, _REQUIRED)
     telling = "hierarchy.txt" not in missing and len(missing) < len(_REQUIRED) - 1
     return missing if telling else None
 
 
-def read(root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
+def read(root: Path, split: str) -> FineGrainedDataset:
     """Read one split. The classes are those nodes of the hierarchy that pictures belong to.
 
     Args:
         root: the folder that holds images.txt.
         split: `train` or `test`.
-        seed: not used: the layout comes with its split.
 
     Raises:
         DataError: if a list is missing, has a line of another form, or speaks of a picture, class or
             part that is not in the others.
     """
-    del seed
-    paths = read_pairs(root / "images.txt")
-    names = read_pairs(root / "classes.txt")
-    class_of = _column(root / "image_class_labels.txt", paths)
-    in_train = _column(root / "train_test_split.txt", paths)
-    classes = sorted(set(class_of.values()), key=lambda number: (len(number), number))
-    for number in classes:
-        if number not in names:
-            refuse(root / "image_class_labels.txt", f"class {number} is not in classes.txt")
-    label_of = {number: label for label, number in enumerate(classes)}
-    boxes = read_boxes(root / "bounding_boxes.txt", paths)
-    part_names, parts = read_parts(root / "parts", paths)
-    samples = [
-        Sample(
-            path=root / "images" / path,
-            label=label_of[class_of[picture]],
-            box=boxes.get(picture),
-            parts=parts.get(picture, ()),
-        )
-        for picture, path in paths.items()
-        if (in_train[picture] == "1") == (split == "train")
-    ]
-    if not samples:
-        refuse(root / "train_test_split.txt", f"no picture belongs to the {split} split")
-    return FineGrainedDataset(
-        samples,
-        readable_names([names[number] for number in classes]),
-        root=root,
-        layout="nabirds",
-        split=split,
-        part_names=list(part_names.values()),
-    )
-
-
-def _column(path: Path, pictures: Collection[str]) -> dict[str, str]:
-    """A list with a number for each picture, as text without leading zeros."""
-    pairs = read_column(path, pictures)
-    for picture, number in pairs.items():
+    paths, names = read_pairs(root / "images.txt"), read_pairs(root / "classes.txt")
+    file = root / "image_class_labels.txt"
+    class_of = {}
+    for picture, number in read_column(file, paths).items():
         if not number.isdecimal():
-            refuse(path, f"expected a number for picture {picture}, found {number!r}")
-    return {picture: str(int(pairs[picture])) for picture in pictures}
+            refuse(file, f"expected a number for picture {picture}, found {number!r}")
+        class_of[picture] = str(int(number))  # some are written with zeros in front
+    used = {class_of[picture] for picture in paths}
+    classes = {number: names[number] for number in sorted(used, key=int) if number in names}
+    return cub.read_birds(root, split, "nabirds", paths, classes, class_of)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from ggam.data.layouts import aircraft, cars, cub, dogs, flowers102, folder, manifest, nabirds
 from ggam.data.records import DataError, FineGrainedDataset
@@ -17,14 +16,6 @@ class NotADataset(DataError):
     """A path where nothing speaks for any layout."""
 
 
-class Reader(Protocol):
-    """Reads one split of a data set."""
-
-    def __call__(self, root: Path, split: str, *, seed: int = 0) -> FineGrainedDataset:
-        """The samples of `split`, `train` or `test`; `seed` draws it where the layout has none."""
-        ...
-
-
 @dataclass(frozen=True)
 class Layout:
     """One way in which a data set lies on disk."""
@@ -34,7 +25,10 @@ class Layout:
     missing: Callable[[Path], tuple[str, ...] | None]
     """What is yet to be unpacked for a folder to be of this layout: empty if it is complete, None if
     nothing in it speaks for this layout. Looks at names only, so that it is cheap."""
-    read: Reader
+    read: Callable[..., FineGrainedDataset]
+    """Reads one split, from the folder and `train` or `test`."""
+    drawn: bool = False
+    """Whether a layout may lack splits of its own: `read` takes a seed then."""
 
     def detect(self, root: Path) -> bool:
         """Whether the folder is, completely, of this layout."""
@@ -44,18 +38,17 @@ class Layout:
 LAYOUTS: dict[str, Layout] = {
     "cub": Layout("cub", cub.missing_files, cub.read),
     "aircraft": Layout("aircraft", aircraft.missing_files, aircraft.read),
-    "aircraft-family": Layout(
-        "aircraft-family", aircraft.only_by_name, partial(aircraft.read, level="family")
-    ),
+    # The coarser levels lie in the same files, so that they are chosen, never recognised.
+    "aircraft-family": Layout("aircraft-family", lambda root: None, partial(aircraft.read, level="family")),
     "aircraft-manufacturer": Layout(
-        "aircraft-manufacturer", aircraft.only_by_name, partial(aircraft.read, level="manufacturer")
+        "aircraft-manufacturer", lambda root: None, partial(aircraft.read, level="manufacturer")
     ),
     "cars": Layout("cars", cars.missing_files, cars.read),
     "dogs": Layout("dogs", dogs.missing_files, dogs.read),
     "flowers102": Layout("flowers102", flowers102.missing_files, flowers102.read),
     "nabirds": Layout("nabirds", nabirds.missing_files, nabirds.read),
     "manifest": Layout("manifest", manifest.missing_files, manifest.read),
-    "folder": Layout("folder", folder.missing_files, folder.read),
+    "folder": Layout("folder", folder.missing_files, folder.read, drawn=True),
 }
 
 
@@ -113,7 +106,8 @@ def load_dataset(
     if split not in SPLITS:
         raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     _check_folder(root)
-    return find_layout(root, layout).read(root, split, seed=seed)
+    found = find_layout(root, layout)
+    return found.read(root, split, **({"seed": seed} if found.drawn else {}))
 
 
 def find_layout(root: Path, name: str | None) -> Layout:

@@ -1,7 +1,6 @@
 """From named pictures to a table of predictions, with decoding processes and in constant memory."""
 
 import csv
-import io
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +21,8 @@ from ggam.data.transforms import ImageTransform
 from ggam.deploy.predictions.sources import find_pictures
 from ggam.deploy.predictions.table import PredictionTable, Row
 from ggam.deploy.predictor import Predicted, Predictor
-from ggam.drawing.overlays import overlay
-from ggam.system.files import write_atomic
+from ggam.drawing.overlays import as_pictures, overlay
+from ggam.system.files import replacing
 
 _NAMED = 20
 
@@ -148,9 +147,11 @@ class _Pictures(Dataset[tuple[str, Tensor | str]]):
 
 def _load(paths: Iterable[str], transform: ImageTransform, batch_size: int, workers: int) -> Iterator[_Batch]:
     """Batches in the order of the paths, which are asked for only as far as the processes need them."""
+    remaining = iter(paths)
+    batches = iter(lambda: list(islice(remaining, batch_size)), [])
     loader = DataLoader(
         _Pictures(transform),
-        batch_sampler=_Batches(paths, batch_size),  # pyright: ignore[reportArgumentType]
+        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         collate_fn=_collate,
         num_workers=workers,
         worker_init_fn=_ignore_interrupts,
@@ -164,18 +165,6 @@ def _load(paths: Iterable[str], transform: ImageTransform, batch_size: int, work
             "a process that reads pictures was killed, most likely for want of memory; what was predicted is "
             "kept: run the same command again with fewer --workers"
         ) from error
-
-
-class _Batches:
-    """Lists of paths, as a batch sampler."""
-
-    def __init__(self, paths: Iterable[str], size: int) -> None:
-        self._paths = iter(paths)
-        self._size = size
-
-    def __iter__(self) -> Iterator[list[str]]:
-        while batch := list(islice(self._paths, self._size)):
-            yield batch
 
 
 def _collate(items: list[tuple[str, Tensor | str]]) -> _Batch:
@@ -230,18 +219,16 @@ def _write_maps(
     folder: Path, paths: Sequence[str], images: Tensor, predicted: Predicted, transform: ImageTransform
 ) -> None:
     assert predicted.maps is not None  # checked before anything was predicted
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
-    crops = ((images * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    crops = as_pictures(images, transform.mean, transform.std, transform.image_size)
     with ThreadPoolExecutor() as pool:  # compressing the overlays is most of the work
         list(pool.map(_write_map, [folder / map_name(path) for path in paths], crops, predicted.maps))
 
 
-def _write_map(target: Path, crop: np.ndarray, heat: np.ndarray) -> None:
-    png, raw = io.BytesIO(), io.BytesIO()
-    overlay(Image.fromarray(crop), heat).save(png, "PNG")
-    np.save(raw, heat)
-    write_atomic(Path(f"{target}.png"), png.getvalue())
-    write_atomic(Path(f"{target}.npy"), raw.getvalue())
+def _write_map(target: Path, crop: Image.Image, heat: np.ndarray) -> None:
+    with replacing(Path(f"{target}.png")) as file:
+        overlay(crop, heat).save(file, "PNG")
+    with replacing(Path(f"{target}.npy")) as file:
+        np.save(file, heat)
 
 
 def map_name(path: str) -> Path:
@@ -254,9 +241,7 @@ def _note_unreadable(summary: Summary, found: Sequence[Unreadable]) -> None:
     if not found:
         return
     summary.examples += tuple(found[: _NAMED - len(summary.examples)])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([*([Unreadable._fields] if not summary.unreadable else []), *found])
+    header = [] if summary.unreadable else [Unreadable._fields]
     with summary.unreadable_file.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.write(text.getvalue())
+        csv.writer(file, lineterminator="\n").writerows([*header, *found])
     summary.unreadable += len(found)

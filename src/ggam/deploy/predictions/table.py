@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,8 +119,7 @@ class PredictionTable:
     def _open(self) -> BinaryIO:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         if self._lines.exists():
-            whole = _length_of_whole_records(self._lines, quoted=self._kind == ".csv")
-            os.truncate(self._lines, whole)
+            os.truncate(self._lines, sum(len(record.encode()) for record in self._records()))
         file = self._lines.open("ab")
         if self._kind == ".csv" and file.tell() == 0:
             file.write(self._line(self._columns).encode())
@@ -131,11 +131,21 @@ class PredictionTable:
             return ",".join(map(_cell, row)) + "\n"
         return json.dumps(dict(zip(self._columns, row, strict=True)), ensure_ascii=False) + "\n"
 
+    def _records(self) -> Iterator[str]:
+        """The whole records in the file of lines; one of CSV may have line breaks between quotes."""
+        with self._lines.open("rb") as file:
+            record = b""
+            for line in file:
+                record += line
+                if record.endswith(b"\n") and not (self._kind == ".csv" and record.count(b'"') % 2):
+                    yield record.decode()
+                    record = b""
+
     def _line_paths(self) -> Iterator[str]:
         """The paths of the whole records in the file of lines."""
         if not self._lines.exists():
             return
-        records = _records(self._lines, quoted=self._kind == ".csv")
+        records = self._records()
         if self._kind == ".csv":
             rows = (next(csv.reader([record])) for record in records)
             header = next(rows, self._columns)
@@ -175,14 +185,9 @@ class PredictionTable:
             if self.out.exists():
                 for batch in self._old_batches(self._columns):
                     writer.write_batch(batch)
-            rows: list[dict[str, Any]] = []
-            for record in _records(self._lines, quoted=False):
-                rows.append(json.loads(record))
-                if len(rows) == _ROWS_AT_A_TIME:
-                    writer.write_table(pyarrow.Table.from_pylist(rows, schema))
-                    rows.clear()
-            if rows:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+            rows = map(json.loads, self._records())
+            while some := list(islice(rows, _ROWS_AT_A_TIME)):
+                writer.write_table(pyarrow.Table.from_pylist(some, schema))
 
 
 class _Paths:
@@ -219,25 +224,6 @@ def _cell(value: object) -> str:
     """A value in CSV; csv.writer leaves a carriage return, which file names may have, bare (before 3.13)."""
     text = str(value)
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
-
-
-def _records(path: Path, *, quoted: bool) -> Iterator[str]:
-    """The whole records of a file of lines; `quoted` if a record may have line breaks between quotes."""
-    with path.open("rb") as file:
-        record = b""
-        for line in file:
-            record += line
-            if _is_whole(record, quoted):
-                yield record.decode()
-                record = b""
-
-
-def _length_of_whole_records(path: Path, *, quoted: bool) -> int:
-    return sum(len(record.encode()) for record in _records(path, quoted=quoted))
-
-
-def _is_whole(record: bytes, quoted: bool) -> bool:
-    return record.endswith(b"\n") and not (quoted and record.count(b'"') % 2)
 
 
 def _require_pyarrow(out: Path) -> None:

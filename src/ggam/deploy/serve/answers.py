@@ -1,10 +1,19 @@
-"""What the service answers, as OpenAPI describes it."""
+"""What the service is asked and what it answers, as OpenAPI describes it."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 MapKind = Literal["overlay", "raw", "none"]
+
+
+class Form(BaseModel):
+    """Pictures, and what is asked of them."""  # read by `upload` as it arrives, and checked by `Service`
+
+    images: list[bytes] = Field(description="JPEG, PNG or WebP, one or several")
+    top: int = Field(5, description="classes to name")
+    map: MapKind = Field("none", description="Grad-CAM as a picture, as numbers, or not at all")
+    classes: list[str] = Field([], description="names or indices of those to explain; default: the first")
 
 
 class Guess(BaseModel):

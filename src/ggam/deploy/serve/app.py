@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib import resources
@@ -13,64 +13,37 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from ggam._version import __version__
 from ggam.deploy.predictor import Predictor
-from ggam.deploy.serve.answers import Answer, Health, ModelAnswer, Problem
+from ggam.deploy.serve.answers import Answer, Form, Health, ModelAnswer, Problem
 from ggam.deploy.serve.examples import Examples
 from ggam.deploy.serve.guard import Guard
 from ggam.deploy.serve.limits import Limits, Refusal
 from ggam.deploy.serve.service import Service
-from ggam.deploy.serve.upload import PICTURES
 
 _PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [PICTURES],
-                    "properties": {
-                        PICTURES: {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "JPEG, PNG or WebP, one or several",
-                        },
-                        "top": {"type": "integer", "default": 5, "description": "classes to name"},
-                        "map": {
-                            "enum": ["none", "overlay", "raw"],
-                            "default": "none",
-                            "description": "Grad-CAM as a picture, as numbers, or not at all",
-                        },
-                        "classes": {
-                            "type": "array",
-                            "items": {"type": "string"},
-                            "description": "names or indices of the classes to explain; default: the first",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
+_FORM = {"required": True, "content": {"multipart/form-data": {"schema": Form.model_json_schema()}}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The form cannot be read"},
-    401: {"model": Problem, "description": "The token is missing or wrong"},
-    408: {"model": Problem, "description": "The upload took too long"},
-    413: {"model": Problem, "description": "Too many bytes, pixels or pictures"},
-    415: {"model": Problem, "description": "No form, or not a picture"},
-    422: {"model": Problem, "description": "Damaged picture, unknown class or field"},
-    429: {"model": Problem, "description": "Too much in hand; see Retry-After"},
-    500: {"model": Problem, "description": "The model failed"},
-    503: {"model": Problem, "description": "Shutting down"},
-    504: {"model": Problem, "description": "Took too long"},
+    status: {"model": Problem, "description": description}
+    for status, description in {
+        400: "The form cannot be read",
+        401: "The token is missing or wrong",
+        408: "The upload took too long",
+        413: "Too many bytes, pixels or pictures",
+        415: "No form, or not a picture",
+        422: "Damaged picture, unknown class or field",
+        429: "Too much in hand; see Retry-After",
+        500: "The model failed",
+        503: "Shutting down",
+        504: "Took too long",
+    }.items()
 }
 _OUTCOMES = {408: "timeout", 429: "busy", 499: "gone", 500: "failed", 503: "closing", 504: "timeout"}
 Result = TypeVar("Result")
@@ -118,7 +91,7 @@ def create_app(
     _add_page(app)
     _add_status(app, service, examples)
 
-    @app.post("/predict", responses=_PROBLEMS, openapi_extra=_FORM)
+    @app.post("/predict", responses=_PROBLEMS, openapi_extra={"requestBody": _FORM})
     async def predict(request: Request) -> Answer:
         """Name what pictures show, and show where the model saw it."""
         start = time.perf_counter()
@@ -194,19 +167,11 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page is three files; they are read once."""
+    """The page and its files, which are read once."""
     folder = resources.files("ggam.deploy.serve") / "static"
     for path, (name, kind) in _PAGE.items():
-        app.add_api_route(
-            path, _file((folder / name).read_bytes(), kind), methods=["GET", "HEAD"], include_in_schema=False
-        )
-
-
-def _file(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
-    async def get() -> Response:
-        return Response(content, media_type=kind)
-
-    return get
+        content = Response((folder / name).read_bytes(), media_type=kind)
+        app.router.routes.append(Route(path, content, methods=["GET", "HEAD"]))
 
 
 def _add_status(app: FastAPI, service: Service, examples: Examples) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ggam.data.transforms import ImageTransform, Region, decode_region, upright
 from ggam.deploy.serve.limits import Refusal
-from ggam.drawing.overlays import overlay
+from ggam.drawing.overlays import encoded, overlay
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 _OVERLAY_SIDE = 512
@@ -67,16 +67,12 @@ def thumbnail(data: bytes, side: int) -> bytes:
     with Image.open(io.BytesIO(data)) as stored:
         image = upright(stored).convert("RGB")
     image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    return buffer.getvalue()
+    return encoded(image, "JPEG", quality=82)
 
 
 def overlay_png(crop: Image.Image, heat: np.ndarray) -> str:
     """A heat map (H, W) over its crop as a PNG in base64."""
-    buffer = io.BytesIO()
-    overlay(crop, heat).save(buffer, "PNG", compress_level=3)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(encoded(overlay(crop, heat), "PNG", compress_level=3)).decode()
 
 
 def _open(data: bytes | bytearray, max_pixels: int) -> Image.Image:
