@@ -18,6 +18,7 @@ import ggam
 from ggam.backbones.build import Features
 from ggam.data.transforms import ImageTransform
 from ggam.deploy.export import CARD_FILE, FULL, HALF, ExportError, difference, export_model, noise_pictures
+from ggam.deploy.predictor import Inference
 from ggam.methods.base import FineGrainedModel, Output
 from ggam.methods.baseline import Baseline
 
@@ -291,3 +292,18 @@ def test_the_example_needs_numpy_pillow_and_onnxruntime_only(exported: Path, tmp
     best = int(logits.argmax())
     first = done.stdout.splitlines()[0].split()
     assert first == [f"{float(logits.softmax(dim=0)[best]):.1%}", str(best)]
+
+
+def test_a_file_that_answers_otherwise_than_forward_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is traced may have a shortened path of its own: it is held against the model itself."""
+
+    def shortened(self: Inference, images: torch.Tensor, classes: torch.Tensor | None = None) -> Any:
+        logits = 2 * self.model(images).logits
+        return logits, logits.softmax(dim=1), self.model(images).attended.sum(dim=1)
+
+    monkeypatch.setattr(Inference, "forward", shortened)
+    with pytest.raises(ExportError, match="the exported file differs from the model: logits by"):
+        export_model(create("baseline"), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ggam.deploy.file_card import FileCard
 from ggam.deploy.predictor import Inference, OnnxPredictor
+from ggam.explanations.explanation import explain
 from ggam.methods.base import PREDICTED, FineGrainedModel, ModelConfig
 
 Format = Literal["onnx", "torch"]
@@ -127,7 +128,7 @@ def export_model(
             torch.export.save(graph, fresh, extra_files={CARD_FILE: json.dumps(card.to_dict())})
             run = _eager(torch.export.load(fresh).module())
         classes = torch.arange(len(pictures)) % model.num_classes if classes_input else None
-        compared = _compare(_eager(inference), run, pictures, classes, HALF if half else FULL)
+        compared = _compare(model, maps, run, pictures, classes, HALF if half else FULL)
         size = fresh.stat().st_size
         os.replace(fresh, out)
     return Exported(out, size, maps, len(pictures), *compared)
@@ -271,15 +272,29 @@ def _eager(module: Callable[..., tuple[Tensor, ...]]) -> Run:
 
 
 def _compare(
-    model: Run, file: Run, pictures: Tensor, classes: Tensor | None, allowed: Tolerance
+    model: FineGrainedModel,
+    maps: bool,
+    file: Run,
+    pictures: Tensor,
+    classes: Tensor | None,
+    allowed: Tolerance,
 ) -> tuple[Tolerance, float, float]:
     """Run the file and the model itself on the pictures together, and on the first one alone.
+
+    The model is asked as people ask it, by `forward` and `explain`: not by what was traced.
 
     Returns:
         The largest differences, and the seconds that the file and the model took for all pictures.
     """
+
+    def expected(images: Tensor, classes: Tensor | None) -> list[np.ndarray]:
+        with torch.no_grad():
+            logits = model(images).logits
+        parts = [logits, model.config.probabilities(logits)]
+        return [part.numpy() for part in parts + [explain(model, images, classes).maps] * maps]
+
     batches = [(pictures[:n], None if classes is None else classes[:n]) for n in (1, len(pictures))]
-    differences = [difference(model(*batch), file(*batch), allowed.logits) for batch in batches]
+    differences = [difference(expected(*batch), file(*batch), allowed.logits) for batch in batches]
     found = Tolerance(*np.max(differences, axis=0).tolist())
     if not (found.logits <= allowed.logits and found.map <= allowed.map):  # NaN is not below either
         raise ExportError(
@@ -287,7 +302,9 @@ def _compare(
             f"{found.map:.1e} of the largest value, where {allowed.logits:.0e} and {allowed.map:.0e} are "
             "allowed; nothing was written"
         )
-    return found, _seconds(lambda: file(pictures, classes)), _seconds(lambda: model(pictures, classes))
+    with torch.no_grad():
+        own = _seconds(lambda: explain(model, pictures, classes) if maps else model(pictures))
+    return found, _seconds(lambda: file(pictures, classes)), own
 
 
 def difference(model: list[np.ndarray], file: list[np.ndarray], tie: float) -> Tolerance:
