@@ -132,6 +132,14 @@ def test_what_cannot_be_is_refused_before_there_is_a_run(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_has_no_influence_may_change_on_the_way(run: TrainedRun, squares: Path) -> None:
+    before = (run.model_folder / "model.safetensors").read_bytes()
+    fit(squares, out=run.folder, resume=True, workers=1)
+    assert (run.model_folder / "model.safetensors").read_bytes() == before
+    with pytest.raises(RunError, match=r"but ggam.guidance_weight: 0.5 → 2.0 changed"):
+        fit(squares, out=run.folder, resume=True, ggam={"guidance_weight": 2.0})
+
+
 def test_a_run_is_never_overwritten(run: TrainedRun, squares: Path) -> None:
     with pytest.raises(RunError, match="is not empty"):
         fit(squares, out=run.folder, **RECIPE)

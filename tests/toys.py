@@ -30,19 +30,28 @@ class TwoPasses(FineGrainedModel):
 
     Options = CropOptions
     options: CropOptions
+    zooming: Tensor
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.classifier = Classifier(2 * self.backbone.channels, self.num_classes)
+        self.first = Classifier(self.backbone.channels, self.num_classes)
+        self.second = Classifier(self.backbone.channels, self.num_classes)
+        zoom = self.options.zoom
+        self.register_buffer("zooming", torch.tensor([[[zoom, 0.0, 0.0], [0.0, zoom, 0.0]]]))
 
     def head(self, features: Features, images: Tensor) -> Output:
         side = images.shape[-1]
         cut = round(side * (1 - self.options.zoom) / 2)
-        crops = F.interpolate(images[..., cut : side - cut, cut : side - cut], size=(side, side))
+        grid = F.affine_grid(
+            self.zooming.expand(images.shape[0], -1, -1), list(images.shape), align_corners=False
+        )
+        crops = F.grid_sample(
+            images, grid, align_corners=False
+        )  # refuses images that are not in float32, as the grid is
         last, again = features[LAST], self.features(crops)[LAST]
-        pooled = torch.cat([last.mean(dim=(2, 3)), again.mean(dim=(2, 3))], dim=1)
+        logits = self.first(last.mean(dim=(2, 3))) + self.second(again.mean(dim=(2, 3)))
         box = torch.tensor([cut, cut, side - cut, side - cut]) / side
-        return Output(self.classifier(pooled), last, last, {"crops": box.expand(images.shape[0], 1, 4)})
+        return Output(logits, last, last, {"crops": box.expand(images.shape[0], 1, 4)})
 
 
 class Staged(Baseline):

@@ -42,6 +42,7 @@ def build_app() -> App:
         help="Fine-grained classification with attention guided by Grad-CAM.",
         version=__version__,
         version_flags=["--version"],
+        suppress_keyboard_interrupt=False,  # main says a word about it
         config=apply_recipe_file,
     )
     data = App(name="data", help="Check and generate data sets.")
@@ -75,6 +76,11 @@ def apply_recipe_file(app: App, commands: tuple[str, ...], arguments: ArgumentCo
     values.pop("version", None)  # of the package that wrote it
     values = {name: value for name, value in values.items() if value != {}}  # of a method without options
     known = {argument.name.removeprefix("--").replace("-", "_") for argument in arguments}
+    for name, value in values.items():
+        if any(each.startswith(f"{name}.") for each in known) and not isinstance(value, dict):
+            raise CycloptsError(
+                msg=f"{file}: {name}: {value!r}: expected the options of this method below it"
+            )
     for name in _dotted(values):
         if name.replace("-", "_") not in known:
             close = [each for each in known if each.endswith(f".{name}")] or get_close_matches(name, known)

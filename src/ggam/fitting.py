@@ -88,7 +88,8 @@ def fit(data: Path | str, *, out: Path | str, resume: bool = False, **recipe: An
     Args:
         data: the folder of the data set.
         out: the run directory to make.
-        resume: continue the run in `out` from its last checkpoint, with its own recipe.
+        resume: continue the run in `out` from its last checkpoint, with its own recipe; of that only what
+            has no influence on results, like `workers`, may be given anew.
         **recipe: the options of `ggam train` by name, those of a method as a mapping under its name:
             `epochs=30, method="ggam", ggam={"guidance_weight": 2.0}`.
 
@@ -97,8 +98,8 @@ def fit(data: Path | str, *, out: Path | str, resume: bool = False, **recipe: An
         Interrupted: if it was stopped.
     """
     run = TrainedRun(out)
-    stored = resume and not recipe
-    chosen = RunConfig.read(run).recipe if stored else Recipe.from_dict(recipe)
+    stored = RunConfig.read(run).recipe.to_dict() if resume else {}
+    chosen = Recipe.from_dict({**stored, **recipe})
     if train_run(RunConfig(Path(data), chosen), run, resume=resume) is None:
         sys.exit()  # a rank other than the first
     return run

@@ -1,16 +1,18 @@
 """The contract of all methods: precision, Grad-CAM in any mode, and the shared classifier."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ggam import explain_maps
 from ggam.backbones.build import Features, create_backbone
 from ggam.equations.gradcam import gradcam_weights
-from ggam.methods.base import FineGrainedModel, ModelConfig, Output, accuracy
+from ggam.methods.base import FineGrainedModel, ModelConfig, Output, accuracy, require_answer
 from ggam.methods.baseline import Baseline
 from ggam.methods.classifier import Classifier, logit_gradient
 
@@ -201,3 +203,64 @@ def test_only_the_backbone_is_pretrained() -> None:
     assert backbone.pretrained and not new.pretrained
     assert {id(p) for p in backbone.parameters} == {id(p) for p in model.backbone.parameters()}
     assert {id(p) for p in new.parameters} == {id(p) for p in model.convolution.parameters()}
+
+
+def spoilt(change: Callable[[Output], Any], kinds: tuple[str, ...] = ()) -> FineGrainedModel:
+    """A method whose head answers otherwise than it should."""
+
+    class Spoilt(ConvolutionHead):
+        map_titles: ClassVar[Mapping[str, str]] = {"there": "There"}
+        map_kinds = kinds  # pyright: ignore
+
+        def head(self, features: Features, images: Tensor) -> Output:
+            return change(super().head(features, images))
+
+    return Spoilt()
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds", "message"),
+    [
+        (
+            lambda out: out.logits,
+            (),
+            r"with logits \(2, 3\) for two pictures; got Tensor",
+        ),
+        (lambda out: out._replace(logits=out.logits[:, :2]), (), r"got \(2, 2\)"),
+        (lambda out: out._replace(logits=out.logits.repeat(1, 2)), (), r"got \(2, 6\)"),
+        (lambda out: out._replace(attended=out.attended.detach()), (), "do not depend on the attended map"),
+        (lambda out: out._replace(attended=2 * out.attended), (), "do not depend on the attended map"),
+        (lambda out: out, ("there",), "the map 'there' is not in map_titles, or not in the Output's maps"),
+        (
+            lambda out: out._replace(maps={"odd": out.features}),
+            ("odd",),
+            "'odd' is not in map_titles",
+        ),
+    ],
+)
+def test_what_a_method_does_wrong_shows_before_it_is_trained(
+    change: Any, kinds: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"Spoilt.*{message}"):
+        require_answer(spoilt(change, kinds))
+
+
+def test_what_is_right_is_let_through_and_left_alone() -> None:
+    model = spoilt(lambda out: out._replace(maps={"there": out.features[:, :1]}), ("there",)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    require_answer(model)
+    assert model.training and all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 20])
+def test_maps_of_other_stages_are_shown_at_the_size_of_the_heat_map(size: int) -> None:
+    shown = torch.rand(2, 1, size, size)
+    model = spoilt(lambda out: out._replace(maps={"there": shown}), ("there",))
+    images = torch.rand(2, 3, 16, 16)
+    _, maps = explain_maps(model, images)
+    assert maps["there"].shape == maps["gradcam"].shape == (2, 8, 8)
+    if size == 8:
+        assert torch.equal(maps["there"], shown[:, 0])
+    _, several = explain_maps(model, images, torch.tensor([[-1, 0], [-1, 2]]))
+    assert several["there"].shape == (2, 2, 8, 8)
+    torch.testing.assert_close(several["there"][:, 1], maps["there"])

@@ -19,7 +19,7 @@ def model() -> nn.Module:
 
 def planned(stages: list[Stage], epochs: int) -> list[int]:
     network = model()
-    network.stages = lambda: stages  # pyright: ignore[reportAttributeAccessIssue]
+    network.stages = lambda: stages  # pyright: ignore
     return planned_stages(network, epochs)  # pyright: ignore[reportArgumentType]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ggam.backbones.build import eval_mode
@@ -168,9 +169,11 @@ def _map(model: FineGrainedModel, images: Tensor, explanation: Explanation, kind
     if kind == "gradcam-features":
         return weighted_maps(*weights_at_features(model, images, explanation.classes))
     shown = explanation.shown[kind]
-    single = gradcam_map(explanation.features, shown) if shown.ndim == 2 else shown.squeeze(1)
-    several = explanation.maps.ndim == 4
-    return single.unsqueeze(1).expand_as(explanation.maps) if several else single
+    single = gradcam_map(explanation.features, shown)[:, None] if shown.ndim == 2 else shown
+    size = explanation.maps.shape[-2:]
+    if single.shape[-2:] != size:  # of an earlier stage
+        single = F.interpolate(single, size=size, mode="bilinear", antialias=True)
+    return single.expand_as(explanation.maps) if explanation.maps.ndim == 4 else single[:, 0]
 
 
 def fitting_classes(classes: Tensor, count: int, num_classes: int, *, lowest: int = 0) -> Tensor:

@@ -5,9 +5,11 @@ everything between the backbone's maps and the answer: attention, classifiers, c
 go through `features` again. What it needs beyond that it overrides:
 
 * `losses`, if it is trained by more than cross-entropy: named terms, whose sum is minimised. Their names are
-  the columns of `metrics.csv` and the curves of the report.
-* `earlier_maps`, if it reads more of the backbone than its last map.
-* `parameter_groups`, if its parameters learn at rates of their own.
+  the columns of `metrics.csv` and the curves of the report. What is to be logged beside them goes into
+  `diagnostics`.
+* `earlier_maps`, if it reads more of the backbone than its last map; their widths are in
+  `backbone.channels_of`.
+* `parameter_groups`, if its parameters learn at rates of their own. One cosine runs over all stages.
 * `stages`, if not everything learns all the time. What a stage does not name rests: its weights,
   its momentum and its running statistics stay as they are, bit for bit.
 * `prepare`, if something starts from the training pictures.
@@ -27,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ggam.backbones.build import Backbone, Features
+from ggam.backbones.build import Backbone, Features, eval_mode
 from ggam.data.transforms import ImageTransform
 from ggam.equations.gradcam import gradcam_weights
 from ggam.equations.precision import autocast_off, widen
@@ -50,7 +52,8 @@ class Output(NamedTuple):
     attended: Tensor
     """D (B, C, H, W), the map that Grad-CAM explains, in the graph of `logits`; A where nothing attends."""
     maps: dict[str, Tensor]
-    """What else the method can show, by name: channel weights (B, C), maps (B, 1, H, W), boxes (B, n, 4)."""
+    """What else the method can show, by name: channel weights (B, C), maps (B, 1, H, W), boxes (B, n, 4); and
+    what its `losses` need of `head` beside the logits."""
 
     def detach(self) -> "Output":
         """The same values, without their graph."""
@@ -153,8 +156,9 @@ class FineGrainedModel(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keep the one way: `forward` is nobody's to override, and a closed form stays with its `head`."""
         super().__init_subclass__(**kwargs)
-        if cls.forward is not FineGrainedModel.forward:
-            raise TypeError(f"{cls.__name__}: forward is the same for all methods; implement head()")
+        for name in ("forward", "answer"):
+            if getattr(cls, name) is not getattr(FineGrainedModel, name):
+                raise TypeError(f"{cls.__name__}: {name} is the same for all methods; implement head()")
         owner = {
             name: next(place for place, base in enumerate(cls.__mro__) if name in base.__dict__)
             for name in ("head", "closed_form")
@@ -225,8 +229,11 @@ class FineGrainedModel(nn.Module):
         Here the mean cross-entropy. A term that is not to learn is left out; which terms there are may
         depend on the epoch and the stage, but not on the batch, of which each device has its part.
 
+        It runs in the precision of the run: `self(images)` and `self.answer` end in float32, but under
+        bf16 a matrix product written here does not.
+
         Args:
-            images: (B, 3, h, w).
+            images: (B, 3, h, w), float32.
             labels: (B,).
         """
         logits = self(images).logits
@@ -308,6 +315,35 @@ class FineGrainedModel(nn.Module):
             options: an instance of `Options`.
         """
         return name
+
+
+def require_answer(model: FineGrainedModel) -> None:
+    """Ask a model about two blank pictures, so that what its method does wrong shows before it is trained.
+
+    Raises:
+        ValueError: if `head` does not return what `Output` promises, Grad-CAM cannot be taken of it, or a
+            kind of map that the model says it has is not there or has no title.
+    """
+    method, size = type(model).__name__, model.config.image_size
+    parameter = next(model.parameters())
+    blank = torch.zeros(2, 3, size, size, device=parameter.device)
+    with torch.no_grad(), eval_mode(model):
+        output = model(blank)
+        wanted = (2, model.num_classes)
+        if not isinstance(output, Output) or output.logits.shape != wanted:
+            got = tuple(output.logits.shape) if isinstance(output, Output) else type(output).__name__
+            raise ValueError(
+                f"{method}.head: expected an Output, with logits {wanted} for two pictures; got {got}"
+            )
+        try:
+            model.gradcam(blank)
+        except ValueError as error:
+            raise ValueError(
+                f"{method}.head: the logits do not depend on the attended map ({error})"
+            ) from error
+    for kind in model.map_kinds:
+        if kind not in model.map_titles or (kind not in output.maps and kind != "gradcam-features"):
+            raise ValueError(f"{method}: the map {kind!r} is not in map_titles, or not in the Output's maps")
 
 
 def new_and_pretrained(model: nn.Module, pretrained: Iterable[nn.Parameter]) -> list[ParameterGroup]:

@@ -165,7 +165,7 @@ class GGAM(FineGrainedModel):
         """A (B, C, H, W) → logits and attention: y = classifier(pool(D))."""
         last = features[LAST]
         channel, spatial, attended = self.attention(last)
-        logits = self.classifier(self._pool(attended))
+        logits = self.classifier(_pooled(attended, self.options.pool))
         return Output(logits, last, attended, {"channel": channel, "spatial": spatial})
 
     def losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -202,7 +202,7 @@ class GGAM(FineGrainedModel):
     def closed_form(self, output: Output, classes: Tensor, at: Place) -> Tensor | None:
         """β at D, or at A through both attentions."""
         pool = cast(Pool, self.options.pool)
-        gradient = logit_gradient(self.classifier, self._pool(output.attended), classes)
+        gradient = logit_gradient(self.classifier, _pooled(output.attended, pool), classes)
         if gradient is None:
             return None
         if at == "attended":
@@ -219,11 +219,10 @@ class GGAM(FineGrainedModel):
             descriptor_norm=self.attention.descriptor_norm,
         )
 
-    def _pool(self, attended: Tensor) -> Tensor:
-        """D (B, C, H, W) → (B, C)."""
-        if self.options.pool == "max":
-            return attended.flatten(2).max(dim=2).values
-        return attended.mean(dim=(2, 3))
+
+def _pooled(attended: Tensor, pool: Pool | None) -> Tensor:
+    """D (B, C, H, W) → (B, C)."""
+    return attended.flatten(2).max(dim=2).values if pool == "max" else attended.mean(dim=(2, 3))
 
 
 def _choices() -> dict[str, tuple[Any, ...]]:

@@ -37,7 +37,7 @@ for _name in ("lightning.fabric", "lightning.pytorch"):  # under either, Fabric 
 
 
 def build_fabric(recipe: Recipe) -> Fabric:
-    """The device, the precision and the ranks of a run.
+    """The device and the ranks of a run.
 
     Raises:
         DeviceError: if the machine has not got the devices.
@@ -45,21 +45,17 @@ def build_fabric(recipe: Recipe) -> Fabric:
     machine = recipe.machine
     device = default_device(machine.accelerator)
     require_devices(device, machine.devices)
-    precision = "bf16-mixed" if resolve_precision(machine.precision, device) == "bf16" else "32-true"
     torch.backends.cudnn.deterministic = True
     if machine.devices * machine.nodes == 1:
         # One process is the first rank, whatever a scheduler's variables say of its neighbours.
         one = torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
-        return Fabric(
-            strategy=SingleDeviceStrategy(one), precision=precision, plugins=[LightningEnvironment()]
-        )
+        return Fabric(strategy=SingleDeviceStrategy(one), plugins=[LightningEnvironment()])
     return Fabric(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=machine.devices,
         num_nodes=machine.nodes,
         # Which parameters a step reaches differs between methods, options and stages.
         strategy=DDPStrategy(find_unused_parameters=True),
-        precision=precision,
     )
 
 
@@ -113,6 +109,7 @@ class Loop:
             rank=fabric.global_rank,
             ranks=fabric.world_size,
         )
+        self._bf16 = resolve_precision(recipe.machine.precision, fabric.device) == "bf16"
         self._accumulate = recipe.optimization.accumulate
         self._epochs = recipe.optimization.epochs
         self._stages = model.stages()
@@ -173,7 +170,7 @@ class Loop:
     def _enter(self, stage: Stage) -> nn.Module:
         """Have a stage's parameters learn; DDP is told anew which those are."""
         self._resting.enter(stage)
-        return self._fabric.setup_module(Losses(self._model), move_to_device=False)
+        return self._fabric.setup_module(Losses(self._model, bf16=self._bf16), move_to_device=False)
 
     def _train_epoch(
         self,
@@ -250,7 +247,8 @@ class Loop:
             rank=fabric.global_rank,
             ranks=fabric.world_size,
         )
-        with torch.no_grad(), eval_mode(self._model), fabric.autocast():
+        half = torch.autocast(fabric.device.type, torch.bfloat16, enabled=self._bf16)
+        with torch.no_grad(), eval_mode(self._model), half:
             for images, labels in self._on_device(loader):
                 logits = self._model(images).logits
                 loss = F.cross_entropy(logits, labels, reduction="sum")

@@ -172,7 +172,7 @@ class Recipe:
             elif name in METHODS:
                 raise ValueError(f"{name}: options of the method {name}, but the recipe's method is {method}")
             else:
-                raise ValueError(f"recipe has no option {name!r}: {_suggest(name, homes)}")
+                raise ValueError(f"recipe has no option {name!r}: {_suggest(name, homes, method)}")
         model = typed(ModelRecipe, parts.pop("model"))
         rest = {part: typed(_PARTS[part], given) for part, given in parts.items()}
         return cls(model=model, options=make_options(model.method, own), **rest)
@@ -227,10 +227,11 @@ def _require(recipe: object, name: str, holds: bool, expected: str) -> None:
         raise ValueError(f"{name}={getattr(recipe, name)}: expected {expected}")
 
 
-def _suggest(name: str, common: Mapping[str, str]) -> str:
+def _suggest(name: str, common: Mapping[str, str], method: str) -> str:
     """What may be meant by an unknown option, those of methods included."""
-    owners = [owner for owner, method in METHODS.items() if name in [o.name for o in fields(method.Options)]]
+    owners = [owner for owner, kind in METHODS.items() if name in [o.name for o in fields(kind.Options)]]
     if owners:
-        return f"options of a method stand below its name; did you mean {owners[0]}: {{{name}: …}}?"
+        owner = method if method in owners else owners[0]
+        return f"options of a method stand below its name; did you mean {owner}: {{{name}: …}}?"
     close = get_close_matches(name, common, n=1)
     return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(common)}"

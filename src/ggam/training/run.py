@@ -19,7 +19,7 @@ from ggam.data.doctor.check import unreadable
 from ggam.data.layouts.registry import load_dataset
 from ggam.data.loaders import EpochBatches, eval_loader, without_traceback
 from ggam.data.records import DataError, FineGrainedDataset, hold_out, limit_per_class
-from ggam.methods.base import FineGrainedModel
+from ggam.methods.base import FineGrainedModel, require_answer
 from ggam.methods.registry import create_model
 from ggam.runs.model_folder import save_model
 from ggam.runs.run import Results, Run, RunError
@@ -95,6 +95,7 @@ def fit(
     seed_everything(recipe.machine.seed, verbose=False)
     model = build_model(recipe, train.class_names, fresh=checkpoint is None)
     planned_stages(model, recipe.optimization.epochs)  # refuses too few epochs, and wrong stages
+    require_answer(model)
     plain = train
     train, val, test = with_transforms(model, train, val, test)
     if _first_rank(recipe):  # what can be refused has been refused: from here on there is a run
@@ -239,7 +240,8 @@ def prepare_model(model: FineGrainedModel, train: FineGrainedDataset, recipe: Re
 
     model.to(fabric.device)
     torch.manual_seed(recipe.machine.seed)
-    with eval_mode(model), fabric.autocast():
+    half = resolve_precision(recipe.machine.precision, fabric.device) == "bf16"
+    with eval_mode(model), torch.autocast(fabric.device.type, torch.bfloat16, enabled=half):
         model.prepare(batches())
 
 

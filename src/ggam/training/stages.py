@@ -22,6 +22,8 @@ def planned_stages(model: FineGrainedModel, epochs: int) -> list[int]:
         raise ValueError(f"the shares of the stages of {method} are {shares}: expected one at least, above 0")
     paths = {name for name, _ in model.named_modules()}
     for stage in stages:
+        if isinstance(stage.learns, str) or isinstance(stage.frozen_statistics, str):
+            raise ValueError(f"a stage of {method} names {stage.learns!r}: expected a tuple of module names")
         for path in (*stage.learns, *stage.frozen_statistics):
             if path not in paths:
                 raise ValueError(f"a stage of {method} names {path!r}, which is no module of the model")

@@ -78,15 +78,22 @@ def training_step(fabric: Fabric, trained: Trained, batches: Sequence[Batch]) ->
 
 
 class Losses(nn.Module):
-    """A model's `losses` as a module, which DDP can wrap."""
+    """A model's `losses` as a module, which DDP can wrap.
 
-    def __init__(self, model: FineGrainedModel) -> None:
+    Args:
+        model: what is trained.
+        bf16: run the backbone in bf16. The images stay in float32: Fabric's own mixed precision rounds them.
+    """
+
+    def __init__(self, model: FineGrainedModel, *, bf16: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.bf16 = bf16
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, h, w), labels (B,) → the terms, scalars."""
-        return self.model.losses(images, labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.model.losses(images, labels)
 
 
 def build_optimizer(
