@@ -19,6 +19,7 @@ NAMES = {
     "Explanation",
     "FineGrainedModel",
     "GGAMLoss",
+    "Interrupted",
     "LossTerms",
     "Output",
     "TrainedRun",

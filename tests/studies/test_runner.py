@@ -332,6 +332,7 @@ def started_by(process: "subprocess.Popen[str]", code: int = 0) -> list[str]:
     return [line.split()[1] for line in output.splitlines() if line.startswith("started")]
 
 
+@pytest.mark.slow
 def test_processes_started_at_once_share_the_runs(squares: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     with start(squares, out, 6, epochs=1) as first, start(squares, out, 6, epochs=1) as second:
