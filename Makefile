@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/ggam demo
 
 test: lint types
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -163,6 +163,7 @@ def test_a_damaged_or_foreign_mat_file_is_named(tmp_path: Path) -> None:
         load_dataset(tmp_path, split="train")
 
 
+@pytest.mark.slow
 def test_full_size_lists(tmp_path: Path) -> None:
     names = [f"Maker Model {n} Sedan 2012" for n in range(196)]
     rows = {

@@ -132,6 +132,7 @@ def test_a_forced_layout_says_what_it_lacks(tmp_path: Path) -> None:
         load_dataset(tmp_path, split="train", layout="cub")
 
 
+@pytest.mark.slow
 def test_the_full_lists_are_read_in_under_five_seconds(tmp_path: Path) -> None:
     """As many lines as CUB-200-2011 has, 5994 of them for training; reading looks at no picture."""
     count, classes, parts = 11_788, 200, 15

@@ -124,6 +124,7 @@ def test_a_picture_without_a_class_and_one_listed_twice(tmp_path: Path) -> None:
         load_dataset(tmp_path, split="train")
 
 
+@pytest.mark.slow
 def test_full_size_lists(tmp_path: Path) -> None:
     write_nabirds(tmp_path, 48562)
     start = time.process_time()
